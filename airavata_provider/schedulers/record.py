@@ -1,0 +1,94 @@
+"""A job's own record of its end, which its script keeps in its control directory, and what it proves.
+
+The control directory is ``<working directory>/.airavata/<job name>`` (mode 700). Its files:
+
+=============  ==================================================================================
+``script``     the job script
+``webhook``    the webhook's credential, mode 600
+``lock``       held by whoever submits
+``submitting`` nonce and time of the last submit; ``submit.out`` is its answer, ``id`` a found job's id
+``started``    native id and restart count, written by the script when it starts
+``process``    (``fork``) process id, start time, boot id and host
+``exit``       the record of the end, one line of JSON
+``log``        what the script itself writes
+=============  ==================================================================================
+
+Pure; imports no Airflow.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from airavata_provider.models.job import JobState
+
+
+def control_directory(directory: str, name: str) -> str:
+    """The control directory of the job with that name in that working directory."""
+    return posixpath.join(directory, ".airavata", name)
+
+
+@dataclass(frozen=True)
+class ExitRecord:
+    """How the payload ended, as the script around it saw it.
+
+    :param exit_code: the payload's status, above 128 when a signal ended it
+    :param signal: that signal
+    :param reason: ``WALLTIME`` or ``SIGNAL TERM`` when the end came from outside, else empty
+    :param time: when
+    :param native_id: the job whose end it is
+    :param restart: how often the scheduler had started it again
+    """
+
+    exit_code: int
+    signal: int | None
+    reason: str
+    time: datetime | None
+    native_id: str
+    restart: int = 0
+
+
+def parse_exit_record(text: str) -> ExitRecord | None:
+    """An exit record from its line of JSON; None for anything else (half written, edited, empty)."""
+    try:
+        data: Any = json.loads(text)
+        code, signal = data["exit_code"], data.get("signal")
+        if not isinstance(code, int) or not (signal is None or isinstance(signal, int)):
+            return None
+        return ExitRecord(
+            exit_code=code,
+            signal=signal,
+            reason=str(data.get("reason") or ""),
+            time=_time(data.get("time")),
+            native_id=str(data.get("native_id") or ""),
+            restart=int(data.get("restart") or 0),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return datetime.strptime(str(value), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+_FROM_OUTSIDE = frozenset({1, 2, 9, 10, 12, 15})
+"""HUP INT KILL USR1 USR2 TERM: what a scheduler or a person sends."""
+
+
+def state_of_end(exit_code: int, signal: int | None, reason: str) -> JobState:
+    """What the news "the script ended like this" says about the job, when it comes from the script itself.
+
+    A script that was told to stop cannot know why: a scheduler that preempts or requeues a job sends the same
+    SIGTERM as one that cancels it, and the job then runs again under the same id. Such an end is no terminal
+    state, whatever the payload's status; the scheduler's own word (the poll, mail) decides.
+    """
+    if reason or signal in _FROM_OUTSIDE:
+        return JobState.NON_CRITICAL_FAIL
+    return JobState.COMPLETE if exit_code == 0 else JobState.FAILED

@@ -1,0 +1,317 @@
+"""Writes a job's script: the payload, and around it what makes its end known whatever happens.
+
+What always holds in a script written here:
+
+- The payload runs in the background and is waited for, so that signals are noticed while it runs. SIGTERM and
+  SIGINT reach it as SIGTERM. SIGUSR1 (the walltime is near) reaches it only when it has a handler for it,
+  and never a launcher, which would pass it on to processes without one: they would die of the notice and
+  could yet finish.
+- A trap writes the ``exit`` record, atomically, with the payload's own status: after its end, after
+  ``exit`` in a pre command, after a signal. The script ends with that status, so that the scheduler shows
+  the same.
+- Post commands run whatever happened, before the ``end`` call, so that whoever is called finds their work
+  done.
+- Webhook calls never fail the job. ``start`` is sent in the background. The end waits for it for 2 s at
+  most, then takes 3 tries of 5 s with pauses of 1 and 3 s: 21 s in all when nobody answers.
+- The webhook's token is in a file that only the user can read, and reaches the tools as a file: it is
+  neither in the script nor in an environment nor on a command line.
+- What the site set in ``PATH`` and ``LD_LIBRARY_PATH`` at the start is back for the tools at the end: modules
+  often bring libraries that a system's ``curl`` does not run with.
+
+POSIX shell. Pure; no Airflow.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from airavata_provider.errors import ConfigurationError
+from airavata_provider.schedulers.base import JobRequest, Scheduler, quote
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where a job's script sends its news.
+
+    :param url: where events of this job are posted
+    :param token: the secret that lets it speak for this job alone; not in the script, see :func:`credential`
+    """
+
+    url: str
+    token: str = field(repr=False)
+
+
+def credential(webhook: Webhook) -> str:
+    """Content of the control directory's file ``webhook``: a configuration file of ``curl -K``.
+
+    :raises ValueError: the token has other characters than RFC 6750 allows
+    """
+    if not _TOKEN.fullmatch(webhook.token):
+        raise ValueError("a webhook token has only letters, digits and . _ ~ + / = -")
+    return f'header = "Authorization: Bearer {webhook.token}"\n'
+
+
+def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | None, control: str) -> str:
+    """The job script's text.
+
+    :param webhook: where to send ``start`` and ``end``; None sends nothing
+    :param control: the job's control directory, absolute
+    :raises ConfigurationError: a name of a variable or of an executable that no shell takes, a newline in a directive
+    :raises ValueError: a NUL in a value
+    """
+    parts: list[str] = [f"#!{_line(request.shell)}", *scheduler.directives(request), ""]
+    parts += [
+        f"airavata_control={quote(control)}",
+        f"airavata_url={quote(webhook.url if webhook else '')}",
+        *scheduler.prologue(request, control),
+        f'airavata_native="{scheduler.native_id_expression}"',
+        f'airavata_restart="{scheduler.restart_expression}"',
+        _FUNCTIONS,
+        "airavata_post_commands() {",
+        ":",
+        *request.post_commands,
+        "}",
+        _BEGIN,
+    ]
+    if not scheduler.enforces_walltime and request.walltime_s:
+        parts.append(_watchdog(request.walltime_s, request.signal_before_end_s))
+    parts += [f"cd {quote(request.directory)} || exit 1", f"export AIRAVATA_JOB={quote(request.name)}"]
+    parts += _exports(request)
+    parts += request.module_init
+    parts += [f"module load {quote(module)} || exit $?" for module in request.modules]
+    parts += [*request.pre_commands, _payload(request), _WAIT]
+    return "\n".join(parts) + "\n"
+
+
+def _exports(request: JobRequest) -> Iterable[str]:
+    for name, value in request.environment.items():
+        if not _VARIABLE.fullmatch(name) or name.lower().startswith("airavata_"):
+            raise ConfigurationError(f"{name!r} cannot be the name of an environment variable here")
+        yield f"export {name}={quote(value)}"
+
+
+def _payload(request: JobRequest) -> str:
+    words = [*request.launcher, request.executable, *request.arguments]
+    if words[0].startswith("-") or not words[0]:
+        raise ConfigurationError(f"{words[0]!r} cannot be run", advice="write ./ before a name with a dash")
+    command = " ".join(quote(word) for word in words)
+    stdin = quote(request.stdin) if request.stdin else "/dev/null"
+    error = "&1" if request.stderr == request.stdout else quote(request.stderr)
+    return _PAYLOAD.format(
+        launcher="yes" if request.launcher else "",
+        command=command,
+        stdin=stdin,
+        stdout=quote(request.stdout),
+        error=error,
+    )
+
+
+def _watchdog(walltime_s: int, before_s: int) -> str:
+    """Ends the job at its walltime where no scheduler does: a notice, SIGTERM, ten seconds later SIGKILL.
+
+    A script that is stuck in a pre command notices no signal; it is ended after another twenty seconds.
+    """
+    notice = before_s if 0 < before_s < walltime_s else 0
+    steps = [f"sleep {walltime_s - notice} & wait $!"]
+    if notice:
+        steps += ["kill -s USR1 $$", f"sleep {notice} & wait $!"]
+    steps += ["kill -s ALRM $$", "sleep 10 & wait $!", "kill -s ALRM $$", "sleep 20 & wait $!"]
+    body = "\n  ".join([*steps, "kill -s KILL -- -$$"])
+    return (
+        f"(\n  trap 'kill $!; exit 0' TERM; trap '' USR1 ALRM\n  {body}\n) </dev/null >/dev/null 2>&1 &\n"
+        "airavata_watchdog=$!"
+    )
+
+
+def _line(text: str) -> str:
+    if "\n" in text or not shlex.split(text):
+        raise ConfigurationError(f"not a shell for a script: {text!r}")
+    return text
+
+
+_FUNCTIONS = r"""
+airavata_path=$PATH airavata_libraries=${LD_LIBRARY_PATH-} airavata_pid= airavata_told= airavata_near=
+airavata_code= airavata_watchdog= airavata_launcher= airavata_alarm= airavata_at=
+airavata_now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
+
+airavata_number() { # the signal in a shell's exit status, or null
+  if [ "$1" -gt 128 ] && [ "$1" -le 192 ]; then echo $(($1 - 128)); else echo null; fi
+}
+
+airavata_record() { # STATUS REASON: one line of JSON
+  printf '{"exit_code": %s, "signal": %s, "reason": "%s", "time": "%s", "native_id": "%s", "restart": %s}\n' \
+    "$1" "$(airavata_number "$1")" "$2" "$(airavata_now)" "$airavata_native" "$airavata_restart"
+}
+
+airavata_send() { # FILE: the HTTP status of one call, nothing when no tool could make it
+  if command -v curl >/dev/null 2>&1; then
+    curl -s -o /dev/null -w '%{http_code}' --connect-timeout 3 --max-time 5 -K "$airavata_control/webhook" \
+      -H 'Content-Type: application/json' --data-binary "@$1" --url "$airavata_url"
+    # 2: curl itself does not start; above 125: it does not run here.
+    case $? in 2|126|127) ;; *) return 0;; esac
+  fi
+  if wget --version 2>/dev/null | grep GNU >/dev/null; then
+    (umask 077; sed 's/"//g' "$airavata_control/webhook" >"$airavata_control/wgetrc")
+    wget --config="$airavata_control/wgetrc" -q -S -O /dev/null -t 1 --connect-timeout=3 -T 5 \
+      --header='Content-Type: application/json' --post-file="$1" -- "$airavata_url" 2>&1 \
+      | sed -n 's,^ *HTTP/[0-9.]* \([0-9][0-9][0-9]\).*,\1,p' | tail -n 1
+    return 0
+  fi
+  for airavata_python in python3 python; do
+    command -v $airavata_python >/dev/null 2>&1 || continue
+    $airavata_python -c '
+import sys, urllib.request, urllib.error
+header = open(sys.argv[1]).read().split(chr(34))[1].split(": ", 1)
+body = open(sys.argv[2], "rb").read()
+request = urllib.request.Request(sys.argv[3], body, {"Content-Type": "application/json"})
+request.add_unredirected_header(*header)
+try:
+    print(urllib.request.urlopen(request, timeout=5).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+' "$airavata_control/webhook" "$1" "$airavata_url" && return 0
+  done
+}
+
+airavata_tell() { # EVENT STATUS REASON; never fails, takes 19 s at most
+  [ -n "$airavata_url" ] || return 0
+  (
+    trap '' USR1 INT HUP ALRM; trap 'exit 0' TERM
+    PATH=$airavata_path LD_LIBRARY_PATH=$airavata_libraries
+    [ -n "$LD_LIBRARY_PATH" ] || unset LD_LIBRARY_PATH
+    unset LD_PRELOAD PYTHONPATH PYTHONHOME
+    airavata_body=$airavata_control/event-$1
+    airavata_fields='"exit_code": null, "signal": null, "reason": ""'
+    if [ "$1" = end ]; then
+      airavata_fields="\"exit_code\": $2, \"signal\": $(airavata_number "$2"), \"reason\": \"$3\""
+    fi
+    printf '{"event": "%s", "id": "%s-%s-%s", %s, "time": "%s", "native_id": "%s"}' \
+      "$1" "$1" "$airavata_native" "$airavata_restart" "$airavata_fields" "$(airavata_now)" \
+      "$airavata_native" >"$airavata_body"
+    for airavata_pause in 1 3 0; do
+      # The job is over: its start is no news any more.
+      if [ "$1" = start ] && [ -e "$airavata_control/ending" ]; then break; fi
+      airavata_http=$(airavata_send "$airavata_body")
+      case $airavata_http in
+        2??|409) break;;
+        4??) echo "webhook: $1 was refused with $airavata_http"; break;;
+        *) echo "webhook: $1 did not get through (${airavata_http:-no answer})"; sleep "$airavata_pause";;
+      esac
+    done
+    rm -f "$airavata_body"
+    [ "$1" = end ] || rm -f "$airavata_control/telling"
+  ) </dev/null >>"$airavata_control/webhook.log" 2>&1 || :
+}
+
+airavata_keep() { # STATUS REASON: the exit record, whole or not at all
+  airavata_record "$1" "$2" >"$airavata_control/exit.new" \
+    && mv -f "$airavata_control/exit.new" "$airavata_control/exit"
+}
+
+airavata_end() { # STATUS: runs once, as the trap of the script's exit
+  set +eu
+  trap - EXIT
+  # From here on the end is on its way; being told again changes nothing.
+  trap '' TERM INT HUP USR1 ALRM
+  PATH=$airavata_path:$PATH
+  airavata_code=${airavata_code:-$1} airavata_reason=$airavata_told
+  [ -z "$airavata_watchdog" ] || kill -s TERM "$airavata_watchdog" 2>/dev/null
+  airavata_keep "$airavata_code" "$airavata_reason"
+  # Not every scheduler reaches a process that left for a session of its own (SLURM's proctrack/linuxproc).
+  [ -z "$airavata_told" ] || { airavata_at=; airavata_sweep KILL; }
+  (airavata_post_commands) </dev/null
+  airavata_keep "$airavata_code" "$airavata_reason"
+  : >"$airavata_control/ending"
+  airavata_n=0
+  while [ -e "$airavata_control/telling" ] && [ $airavata_n -lt 20 ]; do
+    sleep 0.1 2>/dev/null || sleep 1; airavata_n=$((airavata_n + 1))
+  done
+  airavata_tell end "$airavata_code" "$airavata_reason"
+  exit "$airavata_code"
+}
+
+airavata_payload() { # the payload's process id into $airavata_at; nothing when it does not run
+  airavata_at= airavata_n=0
+  [ -n "$airavata_pid" ] || return 1
+  # It writes its id itself, which is a moment after it was started.
+  while [ ! -s "$airavata_control/payload" ] && kill -0 "$airavata_pid" && [ $airavata_n -lt 100 ]; do
+    sleep 0.05 || sleep 1; airavata_n=$((airavata_n + 1))
+  done
+  read -r airavata_at <"$airavata_control/payload"
+} 2>/dev/null
+
+airavata_sweep() { # SIGNAL to the payload's descendants, which carry the job's mark wherever they went
+  # This shell does not carry it: it was started without.
+  for airavata_p in $(grep -lszxF "AIRAVATA_JOB=${AIRAVATA_JOB:-none}" /proc/[0-9]*/environ | tr -dc '0-9\n'); do
+    [ "$airavata_p" = "$airavata_at" ] || kill -s "$1" "$airavata_p"
+  done
+} 2>/dev/null
+
+airavata_stop() { # REASON: somebody wants the job to end
+  # Whoever gave notice of the walltime and now says stop, means the walltime.
+  if [ -n "$airavata_near" ]; then set -- WALLTIME; fi
+  [ -n "$airavata_told" ] || airavata_told=$1
+  if airavata_payload; then kill -s TERM "$airavata_at" 2>/dev/null; fi
+}
+
+airavata_expire() { # the walltime is over, and nobody but this script ends the job: kindly, then not
+  [ -n "$airavata_told" ] || airavata_told=WALLTIME
+  if [ -z "$airavata_alarm" ]; then airavata_alarm=TERM; else airavata_alarm=KILL; fi
+  if airavata_payload; then kill -s $airavata_alarm "$airavata_at"; fi
+  airavata_sweep $airavata_alarm
+} 2>/dev/null
+
+airavata_notice() { # the walltime is near
+  airavata_near=yes
+  [ -z "$airavata_launcher" ] && airavata_payload && [ -r "/proc/$airavata_at/status" ] || return 0
+  # Bit 10 of the caught signals (proc(5)): the payload wants to know.
+  case $(sed -n 's/^SigCgt:.*\(.\)..$/\1/p' "/proc/$airavata_at/status") in
+    [2367abefABEF]) kill -s USR1 "$airavata_at" 2>/dev/null;;
+  esac
+}"""
+
+_BEGIN = r"""
+rm -f "$airavata_control/exit" "$airavata_control/ending" "$airavata_control/payload" "$airavata_control/status"
+trap 'airavata_end $?' EXIT
+trap 'airavata_stop "SIGNAL TERM"' TERM
+trap 'airavata_stop "SIGNAL INT"' INT
+trap airavata_expire ALRM
+trap airavata_notice USR1
+echo "$airavata_native $airavata_restart" >"$airavata_control/started"
+if [ -n "$airavata_url" ]; then
+  : >"$airavata_control/telling"
+  airavata_tell start &
+fi"""
+
+_PAYLOAD = """
+# Modules and pre commands may have set options that would end this script early.
+set +eu
+# Told to stop before the payload began: there is nothing to begin any more.
+[ -z "$airavata_told" ] || exit 143
+airavata_launcher={launcher}
+(
+  # This shell is only there to note how the payload ends; what is caught is not caught in the payload.
+  trap : TERM USR1 ALRM HUP
+  /bin/sh -c 'echo $$ >"$0"; exec "$@"' "$airavata_control/payload" \\
+    {command} <{stdin} >{stdout} 2>{error}
+  airavata_code=$?
+  echo $airavata_code >"$airavata_control/status"
+  exit $airavata_code
+) &
+airavata_pid=$!"""
+
+_WAIT = r"""
+# A wait that a trap interrupts has told nothing yet, and bash may then lose the status: hence the file.
+while :; do
+  wait "$airavata_pid"
+  airavata_code=$?
+  [ ! -s "$airavata_control/status" ] && kill -0 "$airavata_pid" 2>/dev/null || break
+done
+[ ! -s "$airavata_control/status" ] || read -r airavata_code <"$airavata_control/status"
+exit "$airavata_code" """.rstrip()

@@ -1,0 +1,368 @@
+"""SLURM's answers, captured from 22.05.8, and commands as text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airavata_provider.errors import (
+    AnswerUnreadable,
+    ConfigurationError,
+    SubmissionRefused,
+    SubmissionUncertain,
+)
+from airavata_provider.models.job import JobState
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobRequest, JobStatus
+from airavata_provider.schedulers.slurm import HISTORY_STATES, QUEUE_STATES, Slurm, neutral
+from tests.unit.schedulers.captures import SLURM, answer, capture, framed
+
+slurm = Slurm()
+NAMES = {
+    "1": "bcomplete", "2": "bfailed", "3": "bsignal", "4": "btimeout", "5": "bcancelr", "6": "bcancelp",
+    "7": "bhold", "8": "bimposs", "9": "btoolong", "10": "bdep", "11": "bbegin", "12": "brequeue",
+    "13": "bsuspend", "14": "brun", "16": "bexit139", "24": "wrap",
+}  # fmt: skip
+REFS = [JobRef(native_id, name, f"/scratch/{name}") for native_id, name in NAMES.items()]
+
+
+def request(**fields: object) -> JobRequest:
+    return JobRequest(**{"name": "ajob", "directory": "/s/d", "executable": "x", **fields})  # type: ignore[arg-type]
+
+
+# --- states
+
+
+def test_states_of_a_captured_queue() -> None:
+    result = answer(framed("queue", capture(f"{SLURM}-squeue.out")), noise="Welcome!\n12|COMPLETED|None|brequeue\n")
+    states = slurm.parse_status(result, REFS)
+    assert {i: (s.state, s.reason) for i, s in states.items()} == {
+        "1": (JobState.COMPLETE, ""),
+        "2": (JobState.FAILED, "NonZeroExitCode"),
+        "3": (JobState.FAILED, "JobLaunchFailure"),
+        "4": (JobState.FAILED, "TIMEOUT"),
+        "5": (JobState.CANCELED, "CANCELLED"),
+        "6": (JobState.CANCELED, "CANCELLED"),
+        "7": (JobState.QUEUED, "JobHeldUser"),
+        "8": (JobState.QUEUED, "PartitionConfig"),
+        "9": (JobState.QUEUED, "PartitionTimeLimit"),
+        "10": (JobState.QUEUED, "DependencyNeverSatisfied"),
+        "11": (JobState.QUEUED, "BeginTime"),
+        "12": (JobState.COMPLETE, ""),
+        "13": (JobState.SUSPENDED, "SUSPENDED"),
+        "14": (JobState.COMPLETE, ""),
+        "16": (JobState.FAILED, "NonZeroExitCode"),
+        "24": (JobState.FAILED, "BadConstraints"),
+    }
+    assert states["1"].exit_code == 0
+    assert states["2"].exit_code is None, "squeue does not tell"
+
+
+def test_a_requeued_job_is_queued_again_under_its_id() -> None:
+    states = slurm.parse_status(answer(framed("queue", capture(f"{SLURM}-squeue-requeued.out"))), REFS)
+    assert {i: s.state for i, s in states.items()} == {"12": JobState.QUEUED, "4": JobState.ACTIVE}
+
+
+def test_another_job_that_got_the_id_is_not_ours() -> None:
+    result = answer(framed("queue", "1|RUNNING|None|somebody\n"))
+    assert slurm.parse_status(result, REFS) == {}
+
+
+def test_absent_is_not_unreadable() -> None:
+    assert slurm.parse_status(answer(framed("queue")), REFS) == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (1, f"{SLURM}-squeue-down.err"),
+        (1, f"{SLURM}-squeue-expired.err"),
+        (0, "slurm_load_jobs error: Socket timed out on send/recv operation"),
+        (124, ""),
+        (127, "sh: 1: squeue: not found"),
+    ],
+)
+def test_an_answer_with_trouble_is_unreadable(status: int, words: str) -> None:
+    words = capture(words) if words.endswith(".err") else words
+    with pytest.raises(AnswerUnreadable):
+        slurm.parse_status(answer(framed("queue", status=status, errors=words)), REFS)
+
+
+@pytest.mark.parametrize("stdout", ["", "banner only", "AIRAVATA-BEGIN queue\n1|RUNNING|None|bcomplete\n"])
+def test_a_missing_or_cut_answer_is_unreadable(stdout: str) -> None:
+    with pytest.raises(AnswerUnreadable):
+        slurm.parse_status(CommandResult(0, stdout, ""), REFS)
+
+
+@pytest.mark.parametrize(
+    ("native", "word", "state"),
+    [
+        ("OUT_OF_ME+", "OUT_OF_MEMORY", JobState.FAILED),
+        ("CANCELLED by 1000", "CANCELLED", JobState.CANCELED),
+        ("CANCELLED+", "CANCELLED", JobState.CANCELED),
+        ("COMPLETING", "COMPLETING", JobState.ACTIVE),
+        ("REQUEUED", "REQUEUED", JobState.QUEUED),
+        ("SPECIAL_EXIT", "SPECIAL_EXIT", JobState.QUEUED),
+        ("PREEMPTED", "PREEMPTED", JobState.NON_CRITICAL_FAIL),
+        ("NODE_FAIL", "NODE_FAIL", JobState.NON_CRITICAL_FAIL),
+        ("BOOT_FAIL", "BOOT_FAIL", JobState.NON_CRITICAL_FAIL),
+        ("DEADLINE", "DEADLINE", JobState.FAILED),
+        ("STOPPED", "STOPPED", JobState.SUSPENDED),
+        ("SOMETHING_NEW", "SOMETHING_NEW", JobState.UNKNOWN),
+        ("", "", JobState.UNKNOWN),
+        ("S+", "S+", JobState.UNKNOWN),
+    ],
+)
+def test_states_as_they_are_printed(native: str, word: str, state: JobState) -> None:
+    assert neutral(native, QUEUE_STATES) == (word, state)
+
+
+def test_what_may_run_again_in_the_queue_is_an_end_in_the_history() -> None:
+    for word, state in QUEUE_STATES.items():
+        if state is JobState.NON_CRITICAL_FAIL:
+            assert HISTORY_STATES[word] is JobState.FAILED
+
+
+@given(st.text())
+def test_no_state_is_a_crash(native: str) -> None:
+    neutral(native, QUEUE_STATES)
+
+
+@given(st.text())
+def test_no_queue_is_a_crash(text: str) -> None:
+    try:
+        slurm.parse_status(CommandResult(0, text, text), REFS)
+        slurm.parse_status(answer(framed("queue", text)), REFS)
+    except AnswerUnreadable:
+        pass
+
+
+# --- history
+
+
+def history(accounting: str, *records: str, controller: str | None = None) -> CommandResult:
+    parts = [framed("records", "".join(records)), accounting]
+    if controller is not None:
+        parts.append(framed("controller", controller))
+    return answer(*parts)
+
+
+def test_ends_of_a_captured_history() -> None:
+    ends = slurm.parse_history(history(framed("accounting", capture(f"{SLURM}-sacct.out"))), REFS)
+    assert ends == {
+        "1": JobStatus("1", JobState.COMPLETE, "COMPLETED", "bcomplete", 0),
+        "2": JobStatus("2", JobState.FAILED, "FAILED", "bfailed", 3),
+        "3": JobStatus("3", JobState.FAILED, "FAILED", "bsignal", None, 11),
+        "4": JobStatus("4", JobState.FAILED, "TIMEOUT", "btimeout", None, None, "TIMEOUT"),
+        "5": JobStatus("5", JobState.CANCELED, "CANCELLED", "bcancelr", None, None, "CANCELLED by 1001"),
+        "12": JobStatus("12", JobState.COMPLETE, "COMPLETED", "brequeue", 0),
+        "14": JobStatus("14", JobState.COMPLETE, "COMPLETED", "brun", 0),
+        "16": JobStatus("16", JobState.FAILED, "FAILED", "bexit139", 11),
+        "24": JobStatus("24", JobState.FAILED, "FAILED", "wrap", 1),
+    }, "jobs that accounting shows as pending or suspended have no end"
+
+
+def record(native_id: str, code: int, signal: str = "null", reason: str = "") -> str:
+    return (
+        f'{native_id}|{{"exit_code": {code}, "signal": {signal}, "reason": "{reason}", "time":'
+        f' "2026-11-21T00:51:22Z", "native_id": "{native_id}", "restart": 0}}\n'
+    )
+
+
+def test_the_jobs_own_record_has_the_true_exit_code() -> None:
+    result = history(
+        framed("accounting", capture(f"{SLURM}-sacct.out")),
+        record("16", 139, "11"),
+        record("4", 143, "15", "WALLTIME"),
+    )
+    ends = slurm.parse_history(result, REFS)
+    assert (ends["16"].exit_code, ends["16"].signal) == (139, 11)
+    assert (ends["4"].native_state, ends["4"].exit_code, ends["4"].reason) == ("TIMEOUT", 143, "TIMEOUT")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(127, "sacct: not found"), (1, "Slurm accounting storage is disabled")],
+)
+def test_without_accounting_records_and_the_controller_tell(status: int, words: str) -> None:
+    result = history(
+        framed("accounting", status=status, errors=words),
+        record("1", 0),
+        record("2", 3),
+        controller=capture(f"{SLURM}-scontrol-failed.out"),
+    )
+    ends = slurm.parse_history(result, REFS)
+    assert {i: (s.state, s.exit_code, s.signal) for i, s in ends.items()} == {
+        "1": (JobState.COMPLETE, 0, None),
+        "2": (JobState.FAILED, 3, None),
+        "3": (JobState.FAILED, None, 11),
+    }
+
+
+def test_a_record_of_another_job_in_the_same_directory_is_nobodys() -> None:
+    other = record("77", 0).replace("77|", "1|")
+    assert slurm.parse_history(history(framed("accounting"), other), REFS) == {}
+
+
+def test_no_record_at_all_is_no_end() -> None:
+    gone = framed("accounting", status=127, errors="sacct: not found")
+    assert slurm.parse_history(history(gone, controller=""), REFS) == {}
+
+
+def test_accounting_in_trouble_is_unreadable() -> None:
+    down = framed("accounting", status=1, errors="sacct: error: Sending PersistInit msg: Connection refused")
+    with pytest.raises(AnswerUnreadable, match="Connection refused"):
+        slurm.parse_history(history(down, controller=""), REFS)
+
+
+# --- submitting and finding
+
+
+@pytest.mark.parametrize(
+    ("stdout", "native_id"),
+    [
+        (capture(f"{SLURM}-sbatch-ok.out"), "29"),
+        (capture(f"{SLURM}-sbatch-plain.out"), "30"),
+        ("31;cluster\n", "31"),
+        ("-----\nWelcome, you have 12 jobs\n-----\nSubmitted batch job 32\n", "32"),
+        ("2026\nsite wrapper\n33\n", "33"),
+    ],
+)
+def test_ids(stdout: str, native_id: str) -> None:
+    assert slurm.parse_submit(CommandResult(0, stdout, "sbatch: note\n")) == native_id
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "words"),
+    [
+        ("partition", 1, "Invalid partition name specified"),
+        ("memory", 1, "Memory specification can not be satisfied"),
+        ("gres", 1, "Invalid generic resource"),
+        ("reservation", 1, "Requested reservation is invalid"),
+        ("option", 255, "unrecognized option '--bad'"),
+        ("script", 1, "Unable to open file"),
+    ],
+)
+def test_captured_refusals_come_in_slurms_words(name: str, status: int, words: str) -> None:
+    error = capture(f"{SLURM}-sbatch-{name}.err")
+    with pytest.raises(SubmissionRefused, match=words) as refused:
+        slurm.parse_submit(CommandResult(status, "", error))
+    assert not refused.value.transient
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates"
+        " accounting/QOS policy (job submit limit, user's size and/or time limits)",
+        "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates",
+        "sbatch: error: Batch job submission failed: Resource temporarily unavailable",
+        "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying.",
+    ],
+)
+def test_a_full_queue_is_a_refusal_that_time_cures(words: str) -> None:
+    with pytest.raises(SubmissionRefused) as refused:
+        slurm.parse_submit(CommandResult(1, "", words))
+    assert refused.value.transient
+
+
+@pytest.mark.parametrize(
+    ("status", "stdout", "words"),
+    [
+        (1, "", capture(f"{SLURM}-sbatch-down.err")),
+        (1, "", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"),
+        (124, "", ""),
+        (137, "", "Killed"),
+        (-15, "", ""),
+        (0, "", ""),
+        (0, "no number here", ""),
+        (1, "", ""),
+        (1, "34\n", ""),
+    ],
+)
+def test_what_may_have_been_accepted_is_uncertain(status: int, stdout: str, words: str) -> None:
+    with pytest.raises(SubmissionUncertain):
+        slurm.parse_submit(CommandResult(status, stdout, words))
+
+
+def test_find_has_three_answers() -> None:
+    empty, hit = framed("queue"), framed("queue", "41|ajob\n40|ajob\n7|other\n15_1|ajob\n")
+    accounting = framed("accounting", "39|ajob\n")
+    no_accounting = framed("accounting", status=127, errors="sacct: not found")
+    down = framed("accounting", status=1, errors="sacct: error: Connection refused")
+    assert slurm.parse_find(answer(hit, no_accounting), "ajob") == "40"
+    assert slurm.parse_find(answer(empty, accounting), "ajob") == "39"
+    assert slurm.parse_find(answer(hit, down), "ajob") == "40"
+    assert slurm.parse_find(answer(empty, no_accounting), "ajob") is None
+    assert slurm.parse_find(answer(empty, framed("accounting")), "ajob") is None
+    queue_down = framed("queue", errors="slurm_load_jobs error: Socket timed out on send/recv operation")
+    for unreadable in (
+        answer(empty, down),
+        answer(queue_down, no_accounting),
+        answer(empty),
+        CommandResult(0, "", ""),
+    ):
+        with pytest.raises(AnswerUnreadable):
+            slurm.parse_find(unreadable, "ajob")
+
+
+# --- directives
+
+
+def test_directives() -> None:
+    lines = slurm.directives(
+        request(
+            queue="debug", nodes=2, tasks=8, cpus_per_task=4, memory_mb=2000, gpus=1, walltime_s=90061, account="a b",
+            qos="high", reservation="r", comment='say "hi"\n#\\', directives=("--constraint=fast", "#SBATCH -x n1"),
+        )
+    )  # fmt: skip
+    assert lines == [
+        "#SBATCH --job-name=ajob",
+        "#SBATCH --chdir=/s/d",
+        "#SBATCH --output=/s/d/.airavata/ajob/log",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --partition=debug",
+        "#SBATCH --nodes=2",
+        "#SBATCH --ntasks=8",
+        "#SBATCH --cpus-per-task=4",
+        "#SBATCH --mem=2000M",
+        "#SBATCH --gres=gpu:1",
+        "#SBATCH --time=1-01:01:01",
+        '#SBATCH --account="a b"',
+        "#SBATCH --qos=high",
+        "#SBATCH --reservation=r",
+        '#SBATCH --comment="say \\"hi\\" #\\\\"',
+        "#SBATCH --signal=B:USR1@60",
+        "#SBATCH --constraint=fast",
+        "#SBATCH -x n1",
+    ]
+
+
+def test_a_short_job_gets_no_notice_and_a_percent_sign_is_none_of_slurms() -> None:
+    lines = slurm.directives(request(walltime_s=60, directory="/s/50%"))
+    assert not [line for line in lines if "--signal" in line]
+    assert "#SBATCH --output=/s/50%%/.airavata/ajob/log" in lines
+
+
+@pytest.mark.parametrize("line", ["-M other", "--clusters=other", "-a 1-3", "--array=1", "--wait", "-W", "x\ny"])
+def test_directives_that_would_hide_the_job_are_refused(line: str) -> None:
+    with pytest.raises(ConfigurationError):
+        slurm.directives(request(directives=(line,)))
+
+
+@given(st.text())
+def test_free_text_never_starts_a_second_line(text: str) -> None:
+    for line in slurm.directives(request(comment=text)):
+        assert len(line.splitlines()) == 1
+        assert line.startswith("#SBATCH --")
+
+
+def test_a_value_that_no_directive_carries_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="--account"):
+        slurm.directives(request(account="a\nb"))
+
+
+def test_thousands_of_jobs_fit_on_command_lines() -> None:
+    refs = [JobRef(str(i), f"a{i:014}", "/s") for i in range(6000)]
+    for command in (slurm.status_command(refs), slurm.status_command(refs[:4000]), slurm.history_command(refs)):
+        assert max(len(line) for line in command.split("\n")) < 128 * 1024
