@@ -1,0 +1,266 @@
+"""One transaction's worth of store work: what it needs is read and locked at once, done in memory, written at
+once.
+
+However many callers share the transaction, it costs a handful of statements. The row lock on a job
+(PostgreSQL; on SQLite the database's write lock) is held until the commit, so what is decided in memory
+holds, and nobody else can store news of that job meanwhile. Locks are taken in the order of names, by every
+process.
+
+:class:`Unit` is what work sees: plain synchronous calls, no SQL. Imports no Airflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Select, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from airavata_provider.errors import JobUnknown
+from airavata_provider.jobs import tables
+from airavata_provider.jobs.rows import event_values, job_from, job_values, storable, task_values
+from airavata_provider.jobs.state import decide
+from airavata_provider.models.job import Effect, Job, JobEvent, TaskRecord
+
+T = TypeVar("T")
+CHANNEL = "airavata_job"
+"""PostgreSQL's notification channel; a payload is names of changed jobs with commas between."""
+
+_NAMES_PER_NOTICE = 100  # a payload is at most 8,000 bytes, a name at most 64
+
+
+@dataclass(frozen=True)
+class Work(Generic[T]):
+    """One caller's work.
+
+    :param doing: what it does, for an error's message
+    :param do: the work; raises before it changes anything, or not at all
+    :param jobs: names of the jobs that it needs
+    :param events: the news that it may append
+    :param leases: names of the leases that it needs
+    """
+
+    doing: str
+    do: Callable[[Unit], T]
+    jobs: tuple[str, ...] = ()
+    events: tuple[JobEvent, ...] = ()
+    leases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who holds a lease, and until when."""
+
+    holder: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class _Forget:
+    dag_id: str
+    experiment_id: str
+    tasks: tuple[tuple[str, int], ...] | None
+
+
+class Unit:
+    """The store within one transaction: what was asked for is at hand, what changes is gathered."""
+
+    def __init__(
+        self,
+        jobs: Iterable[Job] = (),
+        known: Iterable[tuple[str, str, str]] = (),
+        leases: Mapping[str, Lease] | None = None,
+    ) -> None:
+        self.now = datetime.now(UTC)
+        self._jobs = {job.name: job for job in jobs}
+        self._known = set(known)
+        self._leases = dict(leases or {})
+        self.new_jobs: set[str] = set()
+        self.changed_jobs: set[str] = set()
+        self.new_events: list[dict[str, Any]] = []
+        self.journal: list[dict[str, Any]] = []
+        self.task_work: list[dict[str, Any] | _Forget] = []
+        self.changed_leases: set[str] = set()
+
+    def find(self, name: str) -> Job | None:
+        """The job of that name, None when there is none."""
+        return self._jobs.get(name)
+
+    def job(self, name: str) -> Job:
+        """:raises JobUnknown: no such job"""
+        job = self._jobs.get(name)
+        if job is None:
+            raise JobUnknown(f"no job {name!r}", where="job store")
+        return job
+
+    def add(self, job: Job) -> Job:
+        """A new job, which :meth:`find` did not find."""
+        job = replace(job, created_at=job.created_at or self.now, changed_at=self.now, version=1)
+        self._jobs[job.name] = job
+        self.new_jobs.add(job.name)
+        return job
+
+    def save(self, job: Job) -> Job:
+        """A changed job."""
+        job = replace(job, changed_at=self.now, version=job.version + 1)
+        self._jobs[job.name] = job
+        self.changed_jobs.add(job.name)
+        return job
+
+    def write_journal(self, job: Job, reason: str) -> None:
+        """Note where the job's submission stands."""
+        self.journal.append(
+            {
+                "job": job.name,
+                "state": job.submission.value,
+                "at": self.now,
+                "native_id": job.native_id,
+                "reason": storable(reason),
+            }
+        )
+
+    def append(self, job: Job, event: JobEvent) -> tuple[Effect, Job]:
+        """Store news of the job; return its effect and the job afterwards, which is not saved yet."""
+        key = (event.job, event.source, event.event_id)
+        if key in self._known:
+            return Effect.DUPLICATE, job
+        decision = decide(job, event)
+        self._known.add(key)
+        self.new_events.append(event_values(event, received_at=self.now, effect=decision.effect))
+        return decision.effect, decision.job
+
+    def put_task(self, record: TaskRecord) -> None:
+        """Keep a task's checkpoint."""
+        self.task_work.append(task_values(record))
+
+    def forget_tasks(self, dag_id: str, experiment_id: str, tasks: tuple[tuple[str, int], ...] | None) -> None:
+        """Forget an experiment's checkpoints, all or those."""
+        self.task_work.append(_Forget(dag_id, experiment_id, tasks))
+
+    def lease(self, name: str) -> Lease | None:
+        """Who holds the lease of that name."""
+        return self._leases.get(name)
+
+    def take_lease(self, name: str, lease: Lease) -> None:
+        """The lease's next holder."""
+        self._leases[name] = lease
+        self.changed_leases.add(name)
+
+    # --- reading and writing
+
+    @classmethod
+    async def load(cls, connection: AsyncConnection, work: Sequence[Work[Any]]) -> Unit:
+        """Read and lock what that work needs."""
+        names = {name for each in work for name in each.jobs}
+        events = [event for each in work for event in each.events]
+        leases = {name for each in work for name in each.leases}
+        jobs: list[Job] = []
+        known: set[tuple[str, str, str]] = set()
+        held: dict[str, Lease] = {}
+        if names:
+            query = select(tables.job).where(tables.job.c.name.in_(names)).order_by(tables.job.c.name)
+            jobs = [job_from(row) for row in (await connection.execute(_locking(query))).mappings()]
+        if events:
+            column = tables.job_event.c
+            found = await connection.execute(
+                select(column.job, column.source, column.event_id).where(
+                    column.job.in_({event.job for event in events}),
+                    column.event_id.in_({event.event_id for event in events}),
+                )
+            )
+            known = {(row.job, row.source, row.event_id) for row in found}
+        if leases:
+            query = select(tables.lease).where(tables.lease.c.name.in_(leases)).order_by(tables.lease.c.name)
+            rows = (await connection.execute(_locking(query))).mappings()
+            held = {row["name"]: Lease(row["holder"], row["expires_at"]) for row in rows}
+        return cls(jobs, known, held)
+
+    async def flush(self, connection: AsyncConnection) -> None:
+        """Write what changed."""
+        if self.new_jobs:
+            rows = [job_values(self._jobs[name]) for name in sorted(self.new_jobs)]
+            await connection.execute(insert(tables.job), rows)
+        changed = sorted(self.changed_jobs - self.new_jobs)
+        if changed:
+            rows = [{**job_values(self._jobs[name]), "key": name} for name in changed]
+            await connection.execute(_UPDATE_JOB, rows)
+        if self.new_events:
+            await connection.execute(insert(tables.job_event), self.new_events)
+        if self.journal:
+            await connection.execute(insert(tables.submission), self.journal)
+        await self._flush_tasks(connection)
+        if self.changed_leases:
+            rows = [
+                {
+                    "name": name,
+                    "holder": self._leases[name].holder,
+                    "expires_at": self._leases[name].expires_at,
+                }
+                for name in sorted(self.changed_leases)
+            ]
+            await connection.execute(_PUT_LEASE[connection.dialect.name], rows)
+        told = sorted(self.new_jobs | self.changed_jobs)
+        if told and connection.dialect.name == "postgresql":
+            for start in range(0, len(told), _NAMES_PER_NOTICE):
+                payload = ",".join(told[start : start + _NAMES_PER_NOTICE])
+                await connection.execute(select(func.pg_notify(CHANNEL, payload)))
+
+    async def _flush_tasks(self, connection: AsyncConnection) -> None:
+        rows: list[dict[str, Any]] = []
+        for each in [*self.task_work, None]:
+            if isinstance(each, dict):
+                rows.append(each)
+                continue
+            if rows:
+                await connection.execute(_PUT_TASK[connection.dialect.name], rows)
+                rows = []
+            if each is not None:
+                await connection.execute(_forget(each))
+
+
+def _locking(query: Select[Any]) -> Select[Any]:
+    # SQLite's dialect leaves the clause out: its transaction began with the write lock.
+    return query.with_for_update()
+
+
+def _forget(each: _Forget) -> Any:
+    column = tables.task.c
+    statement = delete(tables.task).where(column.dag_id == each.dag_id, column.experiment_id == each.experiment_id)
+    if each.tasks is not None:
+        statement = statement.where(tuple_(column.task_id, column.map_index).in_(each.tasks))
+    return statement
+
+
+_UPDATE_JOB = (
+    update(tables.job)
+    .where(tables.job.c.name == bindparam("key"))
+    .values({column.name: bindparam(column.name) for column in tables.job.c})
+)
+
+
+def _put_task(insert_into: Callable[..., Any]) -> Any:
+    statement = insert_into(tables.task)
+    return statement.on_conflict_do_update(
+        index_elements=list(tables.task.primary_key.columns),
+        set_={
+            column.name: statement.excluded[column.name] for column in tables.task.c if not column.primary_key
+        },  # The checkpoint of a later try stands.
+        where=tables.task.c.try_number <= statement.excluded.try_number,
+    )
+
+
+def _put_lease(insert_into: Callable[..., Any]) -> Any:
+    statement = insert_into(tables.lease)
+    excluded = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=["name"], set_={"holder": excluded.holder, "expires_at": excluded.expires_at}
+    )
+
+
+_INSERTS: Mapping[str, Callable[..., Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+_PUT_TASK = {name: _put_task(insert_into) for name, insert_into in _INSERTS.items()}
+_PUT_LEASE = {name: _put_lease(insert_into) for name, insert_into in _INSERTS.items()}

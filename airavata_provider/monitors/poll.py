@@ -1,0 +1,172 @@
+"""The batched poll: one status command for all open jobs of a resource, one more for those that need history.
+
+What always holds: absent is not finished, and unreadable is neither. A job that the queue does not know is looked up
+in the scheduler's history; one that is in neither becomes ``UNKNOWN`` after a grace, and is given up, as ``UNKNOWN``
+for a person, when it must have ended long ago. Nothing here ever guesses ``COMPLETE``.
+
+:func:`look` runs the commands, :func:`news` decides and is pure. Imports no Airflow and no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from airavata_provider.errors import AnswerUnreadable
+from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
+
+COMMAND_TIMEOUT_S = 120.0
+
+
+class Runs(Protocol):
+    """What is needed of a host."""
+
+    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
+        """Run a text with the host's shell; a status that is not 0 is an answer."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a job may be nowhere to be seen.
+
+    :param missing_s: before it becomes UNKNOWN: accounting lags, and so do shared file systems
+    :param over_s: past the time at which it must have ended, before it is given up
+    :param walltime_s: taken for jobs that asked for none
+    """
+
+    missing_s: float = 300.0
+    over_s: float = 600.0
+    walltime_s: float = 3600.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a resource's scheduler said of some jobs.
+
+    :param at: when it was asked: what it says is true then or later
+    :param known: by native id
+    :param missing: native ids of which neither the queue nor the history knows anything
+    :param unreadable: why the history could not be read; what is absent then is not known to be missing
+    """
+
+    at: datetime
+    known: Mapping[str, JobStatus]
+    missing: frozenset[str] = field(default_factory=frozenset)
+    unreadable: str = ""
+
+
+def refs(jobs: Sequence[Job]) -> list[JobRef]:
+    """Those of the jobs that have a scheduler's id, as an adaptor takes them."""
+    return [JobRef(job.native_id, job.name, job.directory) for job in jobs if job.native_id is not None]
+
+
+async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job]) -> Look:
+    """Ask the scheduler about the jobs: one command, a second for those that ended or are absent.
+
+    :raises AnswerUnreadable: the queue's answer cannot be trusted
+    :raises SSHError: the host cannot be asked
+    """
+    asked = refs(jobs)
+    at = datetime.now(UTC)
+    if not asked:
+        return Look(at, {})
+    result = await host.run(scheduler.status_command(asked), timeout=COMMAND_TIMEOUT_S)
+    known = dict(scheduler.parse_status(result, asked))
+    # A queue shows an end without its exit code.
+    ended = [ref for ref in asked if ref.native_id not in known or _bare(known[ref.native_id])]
+    absent = frozenset(ref.native_id for ref in ended if ref.native_id not in known)
+    if not ended or not scheduler.has_history:
+        return Look(at, known, absent)
+    result = await host.run(scheduler.history_command(ended), timeout=COMMAND_TIMEOUT_S)
+    try:
+        known |= scheduler.parse_history(result, ended)
+    except AnswerUnreadable as error:
+        return Look(at, known, unreadable=str(error))
+    return Look(at, known, absent - known.keys())
+
+
+def _bare(status: JobStatus) -> bool:
+    return status.state.terminal and status.exit_code is None
+
+
+def news(
+    jobs: Sequence[Job],
+    look: Look,
+    missing_since: Mapping[str, datetime],
+    patience: Patience = Patience(),
+) -> list[JobEvent]:
+    """What the look tells that is new. Pure.
+
+    The same state seen again is no news; a state that comes back (a second QUEUED) is, because an event's id
+    holds the record's version that it is news to.
+
+    :param missing_since: by job's name: when a look first found it nowhere
+    """
+    events = []
+    for job in jobs:
+        status = look.known.get(job.native_id or "")
+        if status is not None:
+            event = _seen(job, status, look.at)
+        elif job.native_id in look.missing and job.name in missing_since:
+            event = _missing(job, look.at, missing_since[job.name], patience)
+        else:
+            event = None
+        if event is not None:
+            events.append(event)
+    return events
+
+
+def _seen(job: Job, status: JobStatus, at: datetime) -> JobEvent | None:
+    awaited = job.cancel_requested_at is not None and job.canceled_at is None and status.state.terminal
+    if status.state is job.state and job.ended_at is None and not awaited:
+        return None
+    reason = status.reason
+    if status.state.terminal and status.state is not JobState.COMPLETE:
+        words = dict.fromkeys(word for word in (status.native_state, status.reason) if word)
+        reason = ": ".join(words)
+    elif status.state is JobState.UNKNOWN:
+        reason = reason or status.native_state
+    return _event(job, status.state, at, exit_code=status.exit_code, signal=status.signal, reason=reason)
+
+
+def _missing(job: Job, at: datetime, since: datetime, patience: Patience) -> JobEvent | None:
+    if at - since < timedelta(seconds=patience.missing_s):
+        return None
+    if job.state is JobState.NON_CRITICAL_FAIL:
+        # Its script said that it was stopped from outside, and it did not come back.
+        return _event(job, JobState.FAILED, at, reason=job.reason or "stopped, and not requeued")
+    walltime = timedelta(seconds=job.walltime_s or patience.walltime_s)
+    over = max(since, (job.started_at or since) + walltime) + timedelta(seconds=patience.over_s)
+    if at >= over:
+        reason = f"neither the queue nor the history has known it since {since:%Y-%m-%d %H:%M} UTC"
+        return _event(job, JobState.UNKNOWN, at, reason=reason, given_up=True)
+    if job.state is JobState.UNKNOWN:
+        return None
+    return _event(job, JobState.UNKNOWN, at, reason="neither the queue nor the history knows it")
+
+
+def _event(
+    job: Job,
+    state: JobState,
+    at: datetime,
+    *,
+    exit_code: int | None = None,
+    signal: int | None = None,
+    reason: str = "",
+    given_up: bool = False,
+) -> JobEvent:
+    return JobEvent(
+        job=job.name,
+        source=EventSource.POLL,
+        event_id=f"{state}:{job.native_id}:{job.version}"[:250],
+        state=state,
+        at=at,
+        exit_code=exit_code,
+        signal=signal,
+        reason=reason,
+        native_id=job.native_id,
+        given_up=given_up,
+    )
