@@ -1,0 +1,90 @@
+"""``airflow airavata …``: the commands' names and arguments.
+
+Imported for every ``airflow`` command, whatever it is: the work is in ``cli_commands``, which is imported when one
+of these runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand, lazy_load_command
+
+_arg: Callable[..., Arg] = Arg  # Airflow's own has no types
+_COMMANDS = "airavata_provider.cli_commands"
+
+_EXPERIMENT_ID = _arg(("experiment_id",), help="the experiment's id, which is its DAG run's id")
+_PATTERN = _arg(("--pattern",), help="the execution pattern, where the id alone does not tell")
+_OUTPUT = _arg(("-o", "--output"), choices=("plain", "json"), default="plain", help="default: plain")
+_VERBOSE = _arg(("-v", "--verbose"), action="store_true", help="show Airflow's log, too")
+
+_SUBMIT = ActionCommand(
+    name="submit",
+    help="Check an experiment and start it",
+    description=(
+        "Checks an experiment against the catalog, tells every fault at once or starts its run. With --wait, "
+        "shows each task as it happens and the outputs at the end; the exit code is 0 only if it completed. "
+        "Ctrl-C ends the waiting, not the experiment."
+    ),
+    func=lazy_load_command(f"{_COMMANDS}.submit"),
+    args=(
+        _arg(("file",), type=Path, metavar="experiment.yaml", help="the experiment"),
+        _arg(("--pattern",), help="execution pattern instead of the experiment's or the application's"),
+        _arg(("--id",), help="experiment id instead of the file's"),
+        _arg(("--wait",), action="store_true", help="stay until it is over"),
+        _OUTPUT,
+        _VERBOSE,
+    ),
+)
+
+_STATUS = ActionCommand(
+    name="status",
+    help="Show an experiment: its tasks, its jobs and their histories, its outputs",
+    func=lazy_load_command(f"{_COMMANDS}.status"),
+    args=(_EXPERIMENT_ID, _PATTERN, _OUTPUT, _VERBOSE),
+)
+
+_CANCEL = ActionCommand(
+    name="cancel",
+    help="End an experiment and its jobs",
+    description=(
+        "Marks the experiment's run as failed and puts the end of its jobs on record, which is repeated on the "
+        "cluster until the scheduler agrees. Waits for that."
+    ),
+    func=lazy_load_command(f"{_COMMANDS}.cancel"),
+    args=(
+        _EXPERIMENT_ID,
+        _PATTERN,
+        _arg(("--no-wait",), action="store_true", help="do not wait for the schedulers to agree"),
+        _arg(("--timeout",), type=float, default=600.0, help="seconds to wait at most; default: 600"),
+        _VERBOSE,
+    ),
+)
+
+_VALIDATE = ActionCommand(
+    name="validate",
+    help="Check patterns, catalogs and experiments without running anything",
+    description=(
+        "Checks the deployment's own catalog and patterns, or the files and folders that are named. Experiments "
+        "are checked against the deployment's catalog and patterns together with those that are named. Tells "
+        "every fault with its place; the exit code is 1 if there is any."
+    ),
+    func=lazy_load_command(f"{_COMMANDS}.validate"),
+    args=(
+        _arg(("paths",), type=Path, nargs="*", metavar="path", help="files, or folders of *.yaml and *.yml"),
+        _OUTPUT,
+        _VERBOSE,
+    ),
+)
+
+
+def get_airavata_cli_commands() -> list[CLICommand]:
+    """What Airflow adds to its own commands."""
+    return [
+        GroupCommand(
+            name="airavata",
+            help="Run experiments on clusters",
+            subcommands=(_SUBMIT, _STATUS, _CANCEL, _VALIDATE),
+        )
+    ]

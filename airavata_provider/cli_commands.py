@@ -1,0 +1,279 @@
+"""What ``airflow airavata …`` does.
+
+Works on Airflow's database and on the job store, as ``airflow dags trigger`` does; needs no API server. What
+people read goes to standard output, with ``--output json`` only the JSON does. Exit codes: 0 well, 1 not, 2 wrong
+usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import getpass
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.utils.cli import action_cli, suppress_logs_and_warning
+from airflow.utils.providers_configuration_loader import providers_configuration_loaded
+from pydantic_core import to_jsonable_python
+
+from airavata_provider import runs
+from airavata_provider.deployment import get_deployment
+from airavata_provider.errors import AiravataError, DeadlineExceeded
+from airavata_provider.models.experiment import Experiment, read_experiment
+from airavata_provider.models.job import Job, JobState
+from airavata_provider.validation import validate_deployment, validate_paths
+
+if TYPE_CHECKING:
+    from airavata_provider.jobs.store import JobStore
+
+T = TypeVar("T")
+
+LOOK_S = 1.0
+"""Seconds between two looks while waiting."""
+
+
+def _command(work: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
+    """A command as Airflow calls it: our errors become one message and the exit code 1."""
+
+    @functools.wraps(work)
+    def run(args: Namespace) -> None:
+        try:
+            code = work(args)
+        except AiravataError as error:
+            _say(str(error), error=True)
+            code = 1
+        if code:
+            sys.exit(code)
+
+    logged: Callable[..., Callable[[Namespace], None]] = action_cli  # Airflow's own has no types
+    return logged(suppress_logs_and_warning(providers_configuration_loaded(run)))
+
+
+@_command
+def submit(args: Namespace) -> int:
+    """Check an experiment and start it."""
+    deployment = get_deployment()
+    experiment = read_experiment(args.file, deployment.catalog)
+    changed = {"id": args.id, "pattern": args.pattern}
+    conf = experiment.to_conf() | {name: value for name, value in changed.items() if value is not None}
+    experiment = Experiment.from_conf(conf, experiment_id=args.id)
+    run = runs.create_run(deployment.fit(experiment), via="cli", by=_user())
+    plain = args.output == "plain"
+    _say(f"Experiment {run.id} runs as {run.dag_id}.", error=not plain)
+    if not args.wait:
+        if not plain:
+            _say_json({"id": run.id, "dag_id": run.dag_id, "state": _state(run, [])})
+        return 0
+    try:
+        report = _with_store(lambda store: _follow(run, store, error=not plain))
+    except KeyboardInterrupt:
+        _say(f"\nIt goes on; see: airflow airavata status {run.id} --pattern {run.dag_id}", error=True)
+        return 130
+    if plain:
+        _say_end(report)
+    else:
+        _say_json(report)
+    return 0 if report["state"] == runs.ExperimentState.COMPLETED else 1
+
+
+@_command
+def status(args: Namespace) -> int:
+    """Show an experiment."""
+    run = _find(args)
+    report = _with_store(lambda store: runs.experiment_report(run, store, now=datetime.now(UTC)))
+    if args.output == "json":
+        _say_json(report)
+        return 0
+    _say(f"{report['id']} ({report['dag_id']}): {report['state']}")
+    for line in progress({}, seen(report)):
+        _say(f"  {line}")
+    for job in report["jobs"]:
+        _say(f"  job {job['name']} on {job['resource']}: {job['state'] or job['submission']}{_about(job)}")
+        for event in job["events"]:
+            _say(f"    {_clock(event['at'])} {event['source']}: {event['state']} ({event['effect']})")
+    _say_end(report)
+    return 0
+
+
+@_command
+def cancel(args: Namespace) -> int:
+    """End an experiment and its jobs."""
+    run = _find(args)
+    return _with_store(lambda store: _cancel(run, store, wait_s=None if args.no_wait else args.timeout))
+
+
+@_command
+def validate(args: Namespace) -> int:
+    """Check patterns, catalogs and experiments."""
+    checked, faults = validate_paths(args.paths) if args.paths else validate_deployment()
+    if args.output == "json":
+        told = [{"where": fault.where, "message": fault.message} for fault in faults]
+        _say_json({"checked": checked, "faults": told})
+    else:
+        for fault in faults:
+            _say(str(fault))
+        _say(f"{len(checked)} checked, {len(faults)} faults")
+    return 1 if faults else 0
+
+
+async def _cancel(run: runs.Run, store: JobStore, *, wait_s: float | None) -> int:
+    jobs = await runs.cancel_experiment(run, store, by=_user() or "the command line")
+    if run.over and not jobs:
+        _say(f"{run.id} is over already: {_state(run, await store.jobs_of(run.dag_id, run.id))}.")
+        return 0
+    if wait_s is None or not jobs:
+        ending = f"; the end of {len(jobs)} jobs is on record" if jobs else ""
+        _say(f"{run.id} is marked as failed{ending}.")
+        return 0
+    _say(f"{run.id} is marked as failed; waiting for the end of {len(jobs)} jobs.")
+    try:
+        async with asyncio.timeout(wait_s):
+            ended = await asyncio.gather(*(store.wait(job.name, until=_gone) for job in jobs))
+    except (TimeoutError, DeadlineExceeded):
+        _say("Not all have ended yet. It is repeated; see airflow airavata status.", error=True)
+        return 1
+    for job in ended:
+        _say(f"Job {job.name} ({job.native_id or 'never submitted'}): {job.state or job.submission}")
+    return 0
+
+
+def _gone(job: Job) -> bool:
+    """Whether the scheduler has the job no more, or never had it."""
+    return job.canceled_at is not None or runs.job_over(job)
+
+
+async def _follow(run: runs.Run, store: JobStore, *, error: bool) -> dict[str, Any]:
+    """Show what changes until the run is over; the last report."""
+    before: Mapping[str, str] = {}
+    while True:
+        found = runs.read_run(run.dag_id, run.id)
+        if found is None:
+            raise AiravataError(f"the run {run.id} of {run.dag_id} was deleted")
+        report = await runs.experiment_report(found, store, now=datetime.now(UTC))
+        now = seen(report)
+        for line in progress(before, now):
+            _say(line, error=error)
+        before = now
+        if found.over:
+            return report
+        await asyncio.sleep(LOOK_S)
+
+
+def seen(report: Mapping[str, Any]) -> dict[str, str]:
+    """A line's text for each task and job of a report, by what it is about. Pure.
+
+    A step that has a record of its own is told from that; of the others, what Airflow says.
+    """
+    found: dict[str, str] = {}
+    recorded = {(task["id"], task["map_index"]) for task in report["tasks"]}
+    for task in report["tasks"]:
+        found[_name(task)] = task["state"] + _seconds(task) + (f": {task['error']}" if task["error"] else "")
+    for task in report["airflow_tasks"]:
+        if (task["id"], task["map_index"]) not in recorded and task["state"] is not None:
+            found[_name(task)] = str(task["state"])
+    for job in report["jobs"]:
+        native = f" {job['native_id']}" if job["native_id"] else ""
+        found[f"job{native or ' ' + job['name']}"] = f"{job['state'] or job['submission']}{_about(job)}"
+    return found
+
+
+def progress(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """One line for each thing that changed. Pure but for the clock."""
+    clock = _clock(datetime.now(UTC))
+    width = max((len(name) for name in now), default=0)
+    return [f"{clock} {name:<{width}}  {text}" for name, text in now.items() if before.get(name) != text]
+
+
+def _name(task: Mapping[str, Any]) -> str:
+    return task["id"] if task["map_index"] < 0 else f"{task['id']}[{task['map_index']}]"
+
+
+def _seconds(task: Mapping[str, Any]) -> str:
+    if task["ended_at"] is None:
+        return ""
+    return f" in {(task['ended_at'] - task['started_at']).total_seconds():.1f} s"
+
+
+def _about(job: Mapping[str, Any]) -> str:
+    """How a job ended, in brackets."""
+    parts = []
+    if job["exit_code"] is not None:
+        parts.append(f"exit code {job['exit_code']}")
+    if job["signal"] is not None:
+        parts.append(f"signal {job['signal']}")
+    if job["reason"] and job["state"] not in {JobState.COMPLETE, None}:
+        parts.append(job["reason"])
+    if job["cancel_requested_at"] and not job["canceled_at"]:
+        parts.append("its end was asked for")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _say_end(report: Mapping[str, Any]) -> None:
+    if report["outputs"]:
+        _say("Outputs:")
+    for name, address in report["outputs"].items():
+        for each in address if isinstance(address, list) else [address]:
+            _say(f"  {name}: {each}")
+    if report["started_at"] and report["ended_at"]:
+        took = (report["ended_at"] - report["started_at"]).total_seconds()
+        _say(f"{report['state']} after {took:.1f} s")
+
+
+def _find(args: Namespace) -> runs.Run:
+    """The run that a command is about.
+
+    :raises AiravataError: there is none, or several
+    """
+    dags = [args.pattern] if args.pattern else runs.dags_with_run(args.experiment_id)
+    if len(dags) > 1:
+        advice = f"choose one with --pattern: {', '.join(dags)}"
+        raise AiravataError(f"several experiments are called {args.experiment_id!r}", advice=advice)
+    found = runs.read_run(dags[0], args.experiment_id) if dags else None
+    if found is None:
+        raise AiravataError(f"no experiment {args.experiment_id!r}")
+    return found
+
+
+def _state(run: runs.Run, jobs: list[Job]) -> str:
+    return runs.experiment_state(run, jobs, datetime.now(UTC)).value
+
+
+def _with_store(work: Callable[[JobStore], Coroutine[Any, Any, T]]) -> T:
+    """Run something with the job store, and close it."""
+
+    async def whole() -> T:
+        from airavata_provider.jobs.store import get_store
+
+        store = get_store()
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(whole())
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no entry in the password database
+        return None
+
+
+def _clock(moment: datetime) -> str:
+    return moment.astimezone().strftime("%H:%M:%S")
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    stream = sys.stderr if error else sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _say_json(value: object) -> None:
+    _say(json.dumps(to_jsonable_python(value), indent=2))

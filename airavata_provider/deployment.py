@@ -1,0 +1,139 @@
+"""What this deployment knows, kept current: its catalog and the names of its patterns; and whether a request
+fits them.
+
+For the API server and the CLI. Blocking: to be called off an event loop. Loads neither asyncssh nor the job
+store.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from airavata_provider.errors import ExperimentRefused, Fault, FaultyInput
+from airavata_provider.models.catalog import Catalog, load_catalog
+from airavata_provider.models.experiment import Experiment, ResolvedExperiment, resolve
+from airavata_provider.models.pattern_folders import builtin_patterns, pattern_files
+from airavata_provider.settings import get_settings
+
+LOOK_AGAIN_S = 5.0
+"""How often the folders are looked at for a change."""
+
+
+class Deployment:
+    """The catalog and the patterns of some folders.
+
+    :param catalog_folders: the catalog's
+    :param patterns_folders: the patterns'
+    """
+
+    def __init__(self, catalog_folders: tuple[Path, ...], patterns_folders: tuple[Path, ...]) -> None:
+        self._catalog_folders = catalog_folders
+        self._patterns_folders = patterns_folders
+        self._lock = threading.Lock()
+        self._looked = float("-inf")
+        self._stamp: object = None
+        self._catalog: Catalog | FaultyInput | None = None
+        self._patterns: frozenset[str] = frozenset()
+
+    @property
+    def patterns(self) -> frozenset[str]:
+        """Names of the patterns, which are their DAGs' ids."""
+        self._look()
+        return self._patterns
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog as its files are now.
+
+        :raises CatalogError: they have faults
+        """
+        self._look()
+        if isinstance(self._catalog, Catalog):
+            return self._catalog
+        assert self._catalog is not None  # noqa: S101 - set by the look
+        raise self._catalog
+
+    def check(
+        self, conf: Mapping[str, Any], *, experiment_id: str | None, dag_id: str | None = None
+    ) -> ResolvedExperiment:
+        """A request, checked as far as it can be before it runs.
+
+        :param conf: the experiment's fields
+        :param experiment_id: the DAG run's id, where it is known already
+        :param dag_id: the pattern's DAG, where the caller chose one
+        :raises ExperimentRefused: with every fault
+        :raises CatalogError: the deployment's own catalog has faults
+        """
+        try:
+            experiment = Experiment.from_conf(conf, experiment_id=experiment_id)
+        except ExperimentRefused as error:
+            more = self._faults_beside(conf, error.faults, dag_id)
+            raise ExperimentRefused(error.title, [*error.faults, *more]) from error
+        return self.fit(experiment, dag_id=dag_id)
+
+    def _faults_beside(self, conf: Mapping[str, Any], faults: Sequence[Fault], dag_id: str | None) -> list[Fault]:
+        """What the catalog has to say about those fields of a malformed request that are well-formed."""
+        faulty = {_field(fault) for fault in faults} | {"id"}
+        rest = {name: value for name, value in conf.items() if name not in faulty}
+        try:
+            self.fit(Experiment.from_conf(rest, experiment_id=None), dag_id=dag_id)
+        except ExperimentRefused as error:
+            return [fault for fault in error.faults if _field(fault) not in faulty]
+        return []
+
+    def fit(self, experiment: Experiment, *, dag_id: str | None = None) -> ResolvedExperiment:
+        """An experiment's names and sizes against the catalog and the patterns; see :meth:`check`."""
+        faults: list[Fault] = []
+        if dag_id is not None:
+            if experiment.pattern not in {None, dag_id}:
+                faults.append(Fault("pattern", f"is {experiment.pattern}, and the request is for {dag_id}"))
+            experiment = experiment.model_copy(update={"pattern": dag_id})
+        try:
+            resolved = resolve(experiment, self.catalog, patterns=self.patterns)
+        except ExperimentRefused as error:
+            raise ExperimentRefused(error.title, [*faults, *error.faults]) from error
+        if faults:
+            raise ExperimentRefused(f"experiment {experiment.id or 'without an id'} cannot run", faults)
+        return resolved
+
+    def _look(self) -> None:
+        with self._lock:
+            if time.monotonic() - self._looked < LOOK_AGAIN_S:
+                return
+            self._patterns = frozenset(
+                file.name for file in pattern_files((builtin_patterns(), *self._patterns_folders))
+            )
+            stamp = self._files()
+            if stamp != self._stamp or self._catalog is None:
+                try:
+                    self._catalog = load_catalog(self._catalog_folders)
+                except FaultyInput as error:
+                    self._catalog = error
+                self._stamp = stamp
+            self._looked = time.monotonic()
+
+    def _files(self) -> list[tuple[str, int, int]]:
+        found = []
+        for folder in self._catalog_folders:
+            for path in sorted(folder.rglob("*.y*ml")):
+                status = path.stat()
+                found.append((str(path), status.st_mtime_ns, status.st_size))
+        return found
+
+
+def _field(fault: Fault) -> str:
+    """The experiment's field that a fault is about."""
+    return re.split(r"[.\[]", fault.where, maxsplit=1)[0]
+
+
+@functools.cache
+def get_deployment() -> Deployment:
+    """This process' one; ``get_deployment.cache_clear()`` forgets it."""
+    settings = get_settings()
+    return Deployment(settings.catalog_folders, settings.patterns_folders)

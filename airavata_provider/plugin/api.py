@@ -1,0 +1,29 @@
+"""The application at ``/airavata`` in Airflow's API server.
+
+Airflow guards nothing of a plugin's application: every route here names who may call it, Airflow's users
+through Airflow's own dependencies, job scripts through their token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from airavata_provider import __version__
+from airavata_provider.plugin import experiments, webhook
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Close the job store with the server."""
+    from airavata_provider.jobs.store import get_store
+
+    yield
+    await get_store().close()
+
+
+app = FastAPI(title="Airavata", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+app.include_router(webhook.router)
+app.include_router(experiments.router)

@@ -1,0 +1,297 @@
+"""Experiments as Airflow's DAG runs: make one, read one, end one. For the API server and the CLI.
+
+Talks to Airflow's own database, in the calling thread; so never in a triggerer, a task or a DAG file. What
+Airflow cannot know of an experiment (jobs, their news, each step's record) comes from the job store, in
+:func:`experiment_report`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from airavata_provider.errors import AiravataError, ExperimentRefused, Fault
+from airavata_provider.models.job import Job, SubmissionState, TaskRecord
+
+if TYPE_CHECKING:
+    from airavata_provider.jobs.rows import StoredEvent
+    from airavata_provider.jobs.store import JobStore
+    from airavata_provider.models.resolved import ResolvedExperiment
+
+CANCEL_NOTE = "Cancelled by "
+"""How the note on a run that was cancelled on purpose begins."""
+
+FINISHED = frozenset({"success", "failed"})
+"""Airflow's states of a run that is over."""
+
+
+class ExperimentExists(AiravataError):  # noqa: N818 - named like the rest of the error tree
+    """An experiment of that id is there already."""
+
+
+class ExperimentState(StrEnum):
+    """What became of a request so far; Apache Airavata's words."""
+
+    SCHEDULED = "SCHEDULED"
+    LAUNCHED = "LAUNCHED"
+    EXECUTING = "EXECUTING"
+    CANCELING = "CANCELING"
+    CANCELED = "CANCELED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True)
+class AirflowTask:
+    """One Airflow task of a run: a step of the experiment, or a segment of several.
+
+    :param id: task id
+    :param state: Airflow's word; None before it was looked at
+    """
+
+    id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A DAG run as Airflow knows it.
+
+    :param state: Airflow's word
+    :param run_after: it starts no earlier
+    """
+
+    dag_id: str
+    id: str
+    state: str
+    conf: Mapping[str, Any]
+    note: str
+    run_after: datetime | None
+    queued_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    tasks: tuple[AirflowTask, ...]
+
+    @property
+    def over(self) -> bool:
+        """Whether it will not change by itself any more."""
+        return self.state in FINISHED
+
+
+def create_run(resolved: ResolvedExperiment, *, via: str, by: str | None) -> Run:
+    """Make an experiment's DAG run, as Airflow's own trigger does.
+
+    :param via: Airflow's ``DagRunTriggeredByType``: ``cli`` or ``rest_api``
+    :param by: the user's name
+    :raises ExperimentRefused: there is no such DAG yet, or it does not take the request
+    :raises ExperimentExists: there is a run of that id
+    """
+    from airflow.api.common.trigger_dag import trigger_dag
+    from airflow.exceptions import DagNotFound, DagRunAlreadyExists, ParamValidationError
+    from airflow.utils.types import DagRunTriggeredByType
+
+    experiment, dag_id = resolved.experiment, resolved.pattern
+    try:
+        made = trigger_dag(
+            dag_id=dag_id,
+            triggered_by=DagRunTriggeredByType(via),
+            triggering_user_name=by,
+            run_id=experiment.id,
+            run_after=experiment.not_before,
+            conf=experiment.to_conf(),
+        )
+    except DagNotFound as error:
+        message = f"{dag_id} is not among Airflow's DAGs: it is new, or has import errors"
+        raise _refused(resolved, "pattern", message) from error
+    except DagRunAlreadyExists as error:
+        raise ExperimentExists(f"{dag_id} has an experiment {experiment.id!r} already") from error
+    except (ParamValidationError, ValueError) as error:
+        raise _refused(resolved, "", str(error)) from error
+    if made is None:
+        raise _refused(resolved, "pattern", f"Airflow made no run of {dag_id}")
+    found = read_run(dag_id, made.run_id)
+    if found is None:
+        raise _refused(resolved, "", "the run went away as soon as it was made")
+    return found
+
+
+def _refused(resolved: ResolvedExperiment, where: str, message: str) -> ExperimentRefused:
+    title = f"experiment {resolved.experiment.id or 'without an id'} cannot run"
+    return ExperimentRefused(title, [Fault(where, message)])
+
+
+def dags_with_run(experiment_id: str) -> list[str]:
+    """Ids of the DAGs that have a run of that id."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        query = select(DagRun.dag_id).where(DagRun.run_id == experiment_id).order_by(DagRun.dag_id)
+        return list(session.scalars(query))
+
+
+def read_run(dag_id: str, experiment_id: str) -> Run | None:
+    """The DAG run of an experiment, None when there is none."""
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        row = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == experiment_id))
+        if row is None:
+            return None
+        columns = (
+            TaskInstance.task_id,
+            TaskInstance.map_index,
+            TaskInstance.state,
+            TaskInstance.try_number,
+            TaskInstance.start_date,
+            TaskInstance.end_date,
+        )
+        query = select(*columns).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == experiment_id)
+        tasks = [AirflowTask(*values) for values in session.execute(query)]
+        return Run(
+            dag_id=dag_id,
+            id=experiment_id,
+            state=str(row.state),
+            conf=row.conf or {},
+            note=row.note or "",
+            run_after=row.run_after,
+            queued_at=row.queued_at,
+            started_at=row.start_date,
+            ended_at=row.end_date,
+            tasks=tuple(sorted(tasks, key=_begin)),
+        )
+
+
+def _begin(task: AirflowTask) -> tuple[bool, float, str, int]:
+    """Order of the tasks: as they began, those that have not begun last."""
+    began = task.started_at.timestamp() if task.started_at else 0.0
+    return (task.started_at is None, began, task.id, task.map_index)
+
+
+def fail_run(dag_id: str, experiment_id: str, *, by: str) -> bool:
+    """Mark a run as failed the way Airflow's API does: its tasks stop, its triggers hear of it.
+
+    :param by: goes into the run's note
+    :returns: False when there is no such run or it was over already
+    """
+    from airflow.api_fastapi.core_api.datamodels.dag_run import DagRunMutableStates
+    from airflow.api_fastapi.core_api.services.public.dag_run import patch_dag_run_state
+    from airflow.models.dagbag import DBDagBag
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        row = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == experiment_id))
+        if row is None or str(row.state) in FINISHED:
+            return False
+        dag = DBDagBag().get_dag_for_run(row, session=session)
+        if dag is None:
+            raise AiravataError(f"Airflow has no DAG {dag_id} for the run {experiment_id} any more")
+        if not row.note:
+            row.note = (f"{CANCEL_NOTE}{by}", None)
+        patch_dag_run_state(dag=dag, dag_run=row, state=DagRunMutableStates.FAILED, session=session)
+        return True
+
+
+def experiment_state(run: Run, jobs: Sequence[Job], now: datetime) -> ExperimentState:
+    """An experiment's state from its run and its jobs. Pure.
+
+    Cancelling is over only when every job's scheduler agreed, which may be after the run's end.
+    """
+    canceling = any(job.cancel_requested_at and not job.canceled_at for job in jobs)
+    if run.state == "success":
+        return ExperimentState.COMPLETED
+    if canceling:
+        return ExperimentState.CANCELING
+    if run.state == "failed":
+        wanted = run.note.startswith(CANCEL_NOTE) or any(job.cancel_requested_at for job in jobs)
+        return ExperimentState.CANCELED if wanted else ExperimentState.FAILED
+    if run.state == "running":
+        return ExperimentState.EXECUTING
+    later = run.run_after is not None and run.run_after > now
+    return ExperimentState.SCHEDULED if later else ExperimentState.LAUNCHED
+
+
+async def cancel_experiment(run: Run, store: JobStore, *, by: str) -> list[Job]:
+    """End an experiment: its run fails, and every job's end is on record, for the reconciler to repeat.
+
+    The run first: a job that its last step makes meanwhile is found afterwards.
+
+    :returns: the jobs that the cluster still has to give up
+    """
+    await asyncio.to_thread(fail_run, run.dag_id, run.id, by=by)
+    jobs = [job for job in await store.jobs_of(run.dag_id, run.id) if not job_over(job)]
+    return [await store.request_cancel(job.name, by) for job in jobs]
+
+
+def job_over(job: Job) -> bool:
+    """Whether a job will not run any more: it ended, or never was accepted."""
+    ended = job.state is not None and job.state.terminal
+    return ended or job.submission is SubmissionState.REFUSED
+
+
+async def experiment_report(run: Run, store: JobStore, *, now: datetime) -> dict[str, Any]:
+    """Everything there is to tell about an experiment, as JSON values but for its moments."""
+    jobs = await store.jobs_of(run.dag_id, run.id)
+    records = await store.task_records(run.dag_id, run.id)
+    histories = {job.name: [_event(event) for event in await store.events(job.name)] for job in jobs}
+    return {
+        "id": run.id,
+        "dag_id": run.dag_id,
+        "state": experiment_state(run, jobs, now).value,
+        "run_state": run.state,
+        "experiment": dict(run.conf),
+        "run_after": run.run_after,
+        "queued_at": run.queued_at,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "airflow_tasks": [asdict(task) for task in run.tasks],
+        "tasks": [_record(record) for record in sorted(records.values(), key=lambda each: each.started_at)],
+        "jobs": [{**_job(job), "events": histories[job.name]} for job in jobs],
+        "outputs": outputs(records.values()),
+    }
+
+
+def _record(record: TaskRecord) -> dict[str, Any]:
+    return {
+        "id": record.task_id,
+        "map_index": record.map_index,
+        "state": record.state.value,
+        "try_number": record.try_number,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "result": dict(record.result),
+        "error": record.error,
+    }
+
+
+def _job(job: Job) -> dict[str, Any]:
+    hidden = {"dag_id", "experiment_id", "version"}
+    return {name: value for name, value in asdict(job).items() if name not in hidden}
+
+
+def _event(stored: StoredEvent) -> dict[str, Any]:
+    return {**asdict(stored.event), "received_at": stored.received_at, "effect": stored.effect}
+
+
+def outputs(records: Iterable[TaskRecord]) -> dict[str, Any]:
+    """Addresses of the files that came back, by output: what the tasks' results call ``outputs``."""
+    found: dict[str, Any] = {}
+    for record in sorted(records, key=lambda each: each.started_at):
+        value = record.result.get("outputs")
+        if isinstance(value, Mapping):
+            found.update(value)
+    return found

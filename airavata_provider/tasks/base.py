@@ -1,0 +1,133 @@
+"""What a task is: one coroutine that knows nothing of Airflow, and what it is given.
+
+A task's class names its parameters as a pydantic model, says how they follow from an experiment when a pattern
+leaves them out, and does its work in :meth:`Task.run`. It can be killed at any line and run again: what it finds
+done, it leaves; what it finds half done, it finishes.
+
+Imports no Airflow. Hosts (the triggerer, a worker) live in ``triggers``.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from airavata_provider.models.identity import TaskIdentity
+
+if TYPE_CHECKING:
+    from airavata_provider.jobs.store import JobStore
+    from airavata_provider.models.experiment import Experiment, ResolvedExperiment
+    from airavata_provider.models.resource import ComputeResource
+    from airavata_provider.ssh.host import Host
+    from airavata_provider.storage.base import Storage
+
+
+class Parameters(BaseModel):
+    """Base of every task type's parameters: no unknown fields, no coercion by accident."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+P = TypeVar("P", bound=Parameters)
+
+
+class Services(ABC):
+    """The outside world, as a host hands it to tasks."""
+
+    store: JobStore
+
+    @abstractmethod
+    async def host(self, resource: ComputeResource) -> Host:
+        """The pooled way to that resource's login node."""
+
+    @abstractmethod
+    async def storage(self, name: str) -> Storage:
+        """The storage resource of that name.
+
+        :raises CatalogError: there is none
+        """
+
+    @abstractmethod
+    def webhook_url(self, resource: ComputeResource, job: str) -> str | None:
+        """Where that job's script sends its news; None when the resource's jobs cannot call us."""
+
+    @abstractmethod
+    def webhook_token(self, job: str) -> str:
+        """The secret that lets a caller speak for that job alone."""
+
+    @abstractmethod
+    async def watch(self) -> None:
+        """See to it that somebody polls the clusters and repeats cancellations while this process waits."""
+
+
+@dataclass(frozen=True)
+class TaskContext(Generic[P]):
+    """What one run of one task is given.
+
+    :param identity: which task of which experiment
+    :param try_number: Airflow's, from 1; for records and messages only, never for names
+    :param fresh: a person cleared this task after it had ended: start anew instead of finding the old result
+    :param parameters: validated, templates rendered
+    :param experiment: the request, None in a hand-written DAG
+    :param resource: where it runs
+    :param directory: the experiment's directory there, absolute
+    :param services: the outside world
+    :param log: this task's log
+    """
+
+    identity: TaskIdentity
+    try_number: int
+    fresh: bool
+    parameters: P
+    experiment: Experiment | None
+    resource: ComputeResource
+    directory: str
+    services: Services
+    log: logging.Logger
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How a task that did not raise ended.
+
+    :param values: small JSON values: kept on the task's record, pushed as XComs, seen by later tasks' templates
+    :param skipped: the task had nothing to do and those after it need not run
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    skipped: bool = False
+
+
+class Task(ABC, Generic[P]):
+    """A task type; one subclass in one file and one entry point in the group ``airavata.tasks``."""
+
+    name: ClassVar[str]
+    """The word in a pattern's ``type:``."""
+
+    Parameters: ClassVar[type[Parameters]]
+    """The model of a pattern's ``parameters:``."""
+
+    run_on: ClassVar[str] = "triggerer"
+    """Where it runs when the pattern does not say: ``triggerer`` or ``worker``."""
+
+    boundary: ClassVar[bool] = False
+    """Whether a segment ends before and after it (a job's monitor, which waits for hours)."""
+
+    def defaults(self, experiment: ResolvedExperiment) -> Mapping[str, Any]:
+        """Parameters that follow from the experiment where the pattern leaves them out. Pure."""
+        return {}
+
+    @abstractmethod
+    async def run(self, context: TaskContext[P]) -> TaskResult:
+        """Do the work; idempotent.
+
+        :raises AiravataError: it could not be done; a transient one is worth a retry
+        """
+
+    async def cancel(self, context: TaskContext[P]) -> None:
+        """Stop what a killed run left behind on the other side; bounded, idempotent. Default: nothing."""

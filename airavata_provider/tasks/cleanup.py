@@ -1,0 +1,65 @@
+"""``clean_up``: removes the experiment's directory from the resource.
+
+Imports no Airflow.
+"""
+
+from __future__ import annotations
+
+from posixpath import normpath
+from typing import ClassVar
+
+from pydantic import Field
+
+from airavata_provider.errors import CommandFailed
+from airavata_provider.schedulers.base import quote
+from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
+
+# A file system that shows a job's last writes late can refuse the first try with "Directory not empty".
+_REMOVE = """\
+for try in 1 2 3; do
+  rm -rf -- {directory} && exit 0
+  sleep 1
+done
+exit 1
+"""
+
+
+class CleanUpParameters(Parameters):
+    """:param keep: leave everything where it is, for a look at it"""
+
+    keep: bool = Field(default=False, description="Leave the directory on the resource")
+
+
+class CleanUp(Task[CleanUpParameters]):
+    """Removes the directory; a directory that is gone already is fine."""
+
+    name: ClassVar[str] = "clean_up"
+    Parameters: ClassVar[type[Parameters]] = CleanUpParameters
+
+    async def run(self, context: TaskContext[CleanUpParameters]) -> TaskResult:
+        """:raises CommandFailed: something in the directory cannot be removed"""
+        if context.parameters.keep:
+            context.log.info("Kept %s on %s", context.directory, context.resource.name)
+            return TaskResult({"removed": False, "directory": context.directory})
+        check_removable(context.directory, context.resource.scratch)
+        host = await context.services.host(context.resource)
+        result = await host.run(_REMOVE.format(directory=quote(context.directory)), timeout=600)
+        if result.exit_status != 0:
+            raise CommandFailed(
+                f"cannot remove {context.directory}: {result.stderr.strip()[-500:]}",
+                exit_status=result.exit_status,
+                stderr=result.stderr,
+                where=context.resource.name,
+            )
+        context.log.info("Removed %s on %s", context.directory, context.resource.name)
+        return TaskResult({"removed": True, "directory": context.directory})
+
+
+def check_removable(directory: str, scratch: str) -> None:
+    """Refuse to remove anything that is not strictly below the scratch directory.
+
+    :raises ValueError: it is not; a fault of the program, never of a user
+    """
+    base = normpath(scratch)
+    if normpath(directory) != directory or base == "/" or not directory.startswith(f"{base}/"):
+        raise ValueError(f"refusing to remove {directory!r}, which is not below {scratch!r}")

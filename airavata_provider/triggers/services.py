@@ -1,0 +1,191 @@
+"""The outside world, as tasks see it: Airflow's connections, the catalog, the SSH pool, the job store.
+
+One object per event loop, made inside it: the triggerer's loop is shared by all triggers, and a worker's task
+makes and closes its own. Nothing here blocks the loop for longer than reading a few small files takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from airavata_provider.errors import CatalogError, ConfigurationError
+from airavata_provider.models.catalog import Catalog, load_catalog
+from airavata_provider.tasks.base import Services
+
+if TYPE_CHECKING:
+    from airavata_provider.models.resource import ComputeResource, Reachable
+    from airavata_provider.schedulers.base import Scheduler
+    from airavata_provider.ssh.host import Host
+    from airavata_provider.ssh.target import Limits, Target
+    from airavata_provider.storage.base import Storage
+
+_LOG = logging.getLogger(__name__)
+
+CONNECTION_TTL_S = 60.0
+"""How long a Connection read from Airflow is used before it is read again: each read is a call to the
+supervisor, one at a time."""
+
+CATALOG_CHECK_S = 5.0
+"""How often the catalog's files are looked at for a change."""
+
+
+class HostServices(Services):
+    """What the host itself needs beyond what tasks are given."""
+
+    @abstractmethod
+    def catalog(self) -> Catalog:
+        """The catalog as it is now.
+
+        :raises CatalogError: it cannot be read, and never could in this process
+        """
+
+
+class CatalogFolders:
+    """A catalog that follows its files; a broken edit leaves the last good one in force, with a warning."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = tuple(folders)
+        self._stamp: tuple[Any, ...] | None = None
+        self._checked = float("-inf")
+        self._catalog: Catalog | None = None
+
+    def current(self) -> Catalog:
+        """:raises CatalogError: it cannot be read, and never could"""
+        now = time.monotonic()
+        if self._catalog is not None and now - self._checked < CATALOG_CHECK_S:
+            return self._catalog
+        stamp = self._files()
+        if self._catalog is None or stamp != self._stamp:
+            try:
+                self._catalog = load_catalog(self._folders)
+            except CatalogError as error:
+                if self._catalog is None:
+                    raise
+                _LOG.warning("The catalog changed and is broken; the last good one stays in force. %s", error)
+            self._stamp = stamp
+        self._checked = now
+        return self._catalog
+
+    def _files(self) -> tuple[Any, ...]:
+        return tuple(
+            (str(path), path.stat().st_mtime_ns, path.stat().st_size)
+            for folder in self._folders
+            for path in sorted(folder.glob("**/*.y*ml"))
+        )
+
+
+class AirflowServices(HostServices):
+    """Services of an Airflow process, for one event loop."""
+
+    def __init__(self) -> None:
+        from airavata_provider.jobs.store import get_store
+        from airavata_provider.settings import get_settings
+
+        self.settings = get_settings()
+        self.store = get_store()
+        self._catalog = CatalogFolders(self.settings.catalog_folders)
+        self._targets: dict[tuple[str, str | None, Limits], tuple[float, Target]] = {}
+        self._reading: dict[tuple[str, str | None, Limits], asyncio.Lock] = {}
+
+    def catalog(self) -> Catalog:
+        return self._catalog.current()
+
+    async def host(self, resource: Reachable) -> Host:
+        from airavata_provider.ssh.pool import get_pool
+
+        return get_pool().host(await self._target(resource))
+
+    async def _target(self, resource: Reachable) -> Target:
+        """The resource's address and credentials, read once for all who ask within :data:`CONNECTION_TTL_S`."""
+        from airavata_provider.ssh.target import Limits, fetch_target
+
+        if resource.connection is None:
+            raise ConfigurationError("a resource without a connection cannot be reached")
+        key = (resource.connection, resource.user, Limits.of(resource))
+        async with self._reading.setdefault(key, asyncio.Lock()):
+            found = self._targets.get(key)
+            if found is None or time.monotonic() - found[0] > CONNECTION_TTL_S:
+                target = await fetch_target(key[0], _connection, limits=key[2], user=key[1])
+                found = self._targets[key] = (time.monotonic(), target)
+            return found[1]
+
+    async def storage(self, name: str) -> Storage:
+        from airavata_provider.storage.base import open_storage, storage_type
+
+        resource = self.catalog().storage_resource(name)
+        host = await self.host(resource) if storage_type(resource.type).needs_host else None
+        return open_storage(resource, host)
+
+    async def scheduler(self, resource: str) -> tuple[Host, Scheduler]:
+        """The way to a resource and its scheduler's adaptor, as the reconciler asks for them."""
+        from airavata_provider.schedulers.registry import scheduler
+
+        found = self.catalog().compute_resource(resource)
+        return await self.host(found), scheduler(found.scheduler)
+
+    def webhook_url(self, resource: ComputeResource, job: str) -> str | None:
+        base = resource.callbacks.url or self.settings.webhook_base_url
+        if not base or not resource.callbacks.webhook:
+            return None
+        return f"{base.rstrip('/')}/airavata/jobs/{job}/events"
+
+    def webhook_token(self, job: str) -> str:
+        from airavata_provider.jobs.tokens import token
+
+        return token(job)
+
+    async def watch(self) -> None:
+        from airavata_provider.jobs.reconcile import ensure_reconciler
+
+        ensure_reconciler(self.store, self.scheduler, poll_interval_s=self.settings.poll_interval)
+
+    async def close(self) -> None:
+        """Let go of connections and the database; for hosts whose loop ends with the task."""
+        from airavata_provider.jobs.reconcile import stop_reconciler
+        from airavata_provider.jobs.store import close_store
+        from airavata_provider.ssh.pool import close_pool
+
+        await stop_reconciler()
+        await close_pool()
+        await close_store()
+
+
+async def _connection(conn_id: str) -> Any:
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return await BaseHook.aget_connection(conn_id)
+    except AirflowNotFoundException as error:
+        raise ConfigurationError(
+            f"there is no Airflow connection {conn_id!r}",
+            advice="make it (type ssh or airavata_ssh), or correct the catalog's entry that names it",
+        ) from error
+
+
+_services: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, AirflowServices]] = WeakKeyDictionary()
+
+
+def get_services() -> AirflowServices:
+    """The running loop's services; another process's, inherited by a fork, are not used."""
+    loop = asyncio.get_running_loop()
+    found = _services.get(loop)
+    if found is None or found[0] != os.getpid():
+        found = (os.getpid(), AirflowServices())
+        _services[loop] = found
+    return found[1]
+
+
+async def close_services() -> None:
+    """Close the running loop's services, if there are any."""
+    found = _services.pop(asyncio.get_running_loop(), None)
+    if found is not None and found[0] == os.getpid():
+        await found[1].close()

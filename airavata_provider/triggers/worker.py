@@ -1,0 +1,63 @@
+"""Hosts tasks on a worker: the same segment runner, in a loop of its own.
+
+Used for tasks that move heavy data or run containers, with ``deferrable=False``, and by ``dag.test()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from airavata_provider.errors import AiravataError
+from airavata_provider.triggers.host import HostedTask, Run, Segment, Skipped, run_segment
+from airavata_provider.triggers.services import close_services, get_services
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_LOG = logging.getLogger("airavata_provider.task")
+
+
+def run_on_worker(kwargs: Mapping[str, Any], context: Context, *, retries: int) -> dict[str, Any] | None:
+    """Run a trigger's tasks here and now.
+
+    :param kwargs: what the trigger would have been given, rendered
+    :param context: Airflow's
+    :param retries: the operator's; tells retries from a person's clearing
+    :return: the last task's result, which becomes the XCom
+    :raises AirflowFailException: an error that a retry will not cure
+    :raises AirflowException: an error that it may
+    """
+    ti = context["ti"]
+    experiment = kwargs.get("experiment", False)
+    tasks = [HostedTask.model_validate(task) for task in kwargs["tasks"]]
+    if not experiment:
+        override = {"parameters": dict(kwargs["parameters"]), "resource": kwargs["resource"]}
+        tasks = [task.model_copy(update=override) for task in tasks]
+    run = Run(
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        map_index=-1 if ti.map_index is None else ti.map_index,
+        try_number=ti.try_number,
+        conf=(context["dag_run"].conf or {}) if experiment else None,
+        cleared_through=ti.max_tries - retries,
+    )
+
+    async def work() -> dict[str, Mapping[str, Any]]:
+        try:
+            return await run_segment(Segment(tasks=tasks, run=run, services=get_services(), log=_LOG))
+        finally:
+            await close_services()
+
+    try:
+        results = asyncio.run(work())
+    except Skipped as skipped:
+        raise AirflowSkipException(f"{skipped}: nothing to do") from None
+    except AiravataError as error:
+        kind = AirflowException if error.transient else AirflowFailException
+        raise kind(f"{type(error).__name__}: {error}") from error
+    return dict(results[tasks[-1].id]) if results else None

@@ -1,0 +1,121 @@
+"""Turns an execution pattern into an Airflow DAG.
+
+Parsing loads neither asyncssh nor the job store's tables. DAGs are kept small: the whole serialized DAG travels
+with every trigger, and its params are copied into every task.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, Param
+
+from airavata_provider.models.pattern import Pattern, Segment, load_pattern, segments
+from airavata_provider.operators.pattern import PatternOperator
+from airavata_provider.tasks.registry import parameter_models, task_types
+
+TAG = "airavata"
+
+MAX_ACTIVE_RUNS = 100_000
+"""Airflow's default of 16 would make requests wait for the jobs of others; limits per host and per queue are
+kept where the work is done."""
+
+_EPOCH = datetime(2020, 1, 1)  # noqa: DTZ001 - Airflow reads a naive start date in its own time zone
+
+
+def dag_from_file(path: Path, *, shown_as: str | None = None) -> DAG:
+    """The DAG of the pattern in that file.
+
+    :param path: the YAML file
+    :param shown_as: the file's name in messages, when ``path`` is a copy
+    :raises PatternError: everything that is wrong with it, with file and line
+    """
+    return dag_from_pattern(load_pattern(path, parameter_models(), shown_as=shown_as))
+
+
+def dag_from_pattern(pattern: Pattern) -> DAG:
+    """The DAG of a pattern: one Airflow task per segment."""
+    kinds = task_types()
+    with DAG(
+        dag_id=pattern.name,
+        description=pattern.description or None,
+        schedule=None,
+        start_date=_EPOCH,
+        catchup=False,
+        tags=[TAG],
+        params=form(),
+        max_active_runs=MAX_ACTIVE_RUNS,
+        max_active_tasks=MAX_ACTIVE_RUNS,
+        is_paused_upon_creation=False,
+        render_template_as_native_obj=False,
+    ) as dag:
+        boundary = [name for name, kind in kinds.items() if kind.boundary]
+        made: dict[str, PatternOperator] = {}
+        for segment in segments(pattern, boundary, {name: kind.run_on for name, kind in kinds.items()}):
+            made[segment.id] = _operator(segment, pattern)
+            for upstream in segment.after:
+                made[upstream] >> made[segment.id]
+    return dag
+
+
+def _operator(segment: Segment, pattern: Pattern) -> PatternOperator:
+    arguments: dict[str, Any] = {}
+    if segment.queue is not None:
+        arguments["queue"] = segment.queue
+    return PatternOperator(
+        task_id=segment.id,
+        tasks=[_hosted(task, pattern) for task in segment.tasks],
+        run_on=segment.run_on,
+        retries=segment.retries,
+        retry_delay=timedelta(seconds=segment.retry_delay_s),
+        retry_exponential_backoff=2.0 if segment.retry_backoff else 0,
+        max_retry_delay=timedelta(minutes=10),
+        trigger_rule=segment.trigger_rule,
+        **arguments,
+    )
+
+
+def _hosted(task: Any, pattern: Pattern) -> dict[str, Any]:
+    hosted: dict[str, Any] = {"id": task.id, "type": task.type}
+    parameters = dict(task.parameters)
+    for name in _references(task.type):
+        parameters.setdefault(name, pattern.nearest_upstream(task.id, "submit"))
+    if parameters:
+        hosted["parameters"] = parameters
+    if task.resource is not None:
+        hosted["resource"] = task.resource
+    if task.deadline_s is not None:
+        hosted["deadline_s"] = task.deadline_s
+    return hosted
+
+
+def _references(kind: str) -> list[str]:
+    """Parameters of a task type that name an upstream submission."""
+    found = []
+    for name, field in parameter_models()[kind].model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("refers_to") == "upstream_task" and field.is_required():
+            found.append(name)
+    return found
+
+
+def form() -> dict[str, Param]:
+    """The trigger form in Airflow's UI: what most experiments set; the request may hold more.
+
+    Schemas stay tiny: each is copied into every task.
+    """
+    text: list[str] = ["string", "null"]
+    number: list[str] = ["integer", "null"]
+    return {
+        "application": Param(None, type=text),
+        "compute_resource": Param(None, type=text),
+        "inputs": Param({}, type="object"),
+        "queue": Param(None, type=text),
+        "nodes": Param(None, type=number),
+        "cpus": Param(None, type=number),
+        "walltime": Param(None, type=["string", "integer", "null"]),
+        "outputs_to": Param(None, type=text),
+        "priority": Param("NORMAL", enum=["LOW", "NORMAL", "HIGH", "URGENT"]),
+    }

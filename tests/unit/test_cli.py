@@ -1,0 +1,327 @@
+"""The command line: what it says, what it leaves, how it exits; over Airflow's own command parser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.cli.cli_config import DefaultHelpParser
+from airflow.cli.cli_parser import AirflowHelpFormatter, _add_command
+
+from airavata_provider import cli_commands, runs
+from airavata_provider.cli import get_airavata_cli_commands
+from airavata_provider.deployment import Deployment, get_deployment
+from airavata_provider.errors import Fault
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.job import EventSource, Job, JobEvent, JobState, TaskRecord, TaskState
+from airavata_provider.settings import get_settings
+from airavata_provider.validation import validate_paths
+
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+CATALOG = """\
+compute_resources:
+  here: {connection: c, scheduler: fork, scratch: /tmp}
+storage_resources:
+  files: {type: local, root: /data}
+applications:
+  echo:
+    pattern: hpc_batch
+    inputs: {message: {type: STRING, required: true}}
+    deployments:
+      here: {executable: echo}
+"""
+EXPERIMENT = "application: echo\ninputs: {message: hi}\n"
+
+
+def make_run(state: str = "running", **kwargs: Any) -> runs.Run:
+    values: dict[str, Any] = {
+        "dag_id": "hpc_batch",
+        "id": "e1",
+        "state": state,
+        "conf": {"application": "echo"},
+        "note": "",
+        "run_after": NOW,
+        "queued_at": NOW,
+        "started_at": NOW,
+        "ended_at": NOW + timedelta(seconds=8) if state in runs.FINISHED else None,
+        "tasks": (runs.AirflowTask("submit", -1, state, 1, NOW, None),),
+    }
+    return runs.Run(**(values | kwargs))
+
+
+def make_job(**kwargs: Any) -> Job:
+    values: dict[str, Any] = {
+        "name": "ajob",
+        "dag_id": "hpc_batch",
+        "experiment_id": "e1",
+        "task_id": "submit",
+        "map_index": -1,
+        "attempt": 1,
+        "resource": "here",
+        "directory": "/tmp/e1",
+    }
+    return Job(**(values | kwargs))
+
+
+class Airflow:
+    """Airflow's database, played by a list of what a run looks like at each look."""
+
+    def __init__(self) -> None:
+        self.looks: list[runs.Run] = [make_run("success")]
+        self.created: list[Any] = []
+        self.failed: list[str] = []
+
+    def create_run(self, resolved: Any, *, via: str, by: str | None) -> runs.Run:
+        if self.created and self.created[-1].experiment.id == resolved.experiment.id:
+            raise runs.ExperimentExists("is there already")
+        self.created.append(resolved)
+        return make_run("queued", id=resolved.experiment.id or "made")
+
+    def read_run(self, dag_id: str, experiment_id: str) -> runs.Run | None:
+        if experiment_id == "nobody":
+            return None
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+    def fail_run(self, dag_id: str, experiment_id: str, *, by: str) -> bool:
+        self.failed.append(experiment_id)
+        return True
+
+
+@pytest.fixture
+def airflow(monkeypatch: pytest.MonkeyPatch) -> Airflow:
+    fake = Airflow()
+    for name in ("create_run", "read_run", "fail_run"):
+        monkeypatch.setattr(runs, name, getattr(fake, name))
+    monkeypatch.setattr(runs, "dags_with_run", lambda experiment_id: ["hpc_batch"])
+    monkeypatch.setattr(cli_commands, "LOOK_S", 0.0)
+    # The commands' entries in Airflow's audit log need its database.
+    monkeypatch.setattr("airflow.utils.cli_action_loggers.on_pre_execution", lambda **_: None)
+    monkeypatch.setattr("airflow.utils.cli_action_loggers.on_post_execution", lambda **_: None)
+    monkeypatch.setattr("airflow.utils.db.check_and_run_migrations", lambda: None)
+    monkeypatch.setattr("airflow.utils.db.synchronize_log_template", lambda: None)
+    return fake
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "catalog.yaml").write_text(CATALOG)
+    (tmp_path / "experiment.yaml").write_text(EXPERIMENT)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def deployment(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """A deployment of the test's own, its job store in the test's folder."""
+    own = folder / "own"
+    own.mkdir()
+    (own / "catalog.yaml").write_text(CATALOG)
+    monkeypatch.setenv("AIRFLOW__AIRAVATA__CATALOG_FOLDERS", str(own))
+    monkeypatch.setenv("AIRFLOW__AIRAVATA__SQL_ALCHEMY_CONN", f"sqlite:///{tmp_path}/jobs.db")
+    get_settings.cache_clear()
+    get_deployment.cache_clear()
+    in_store(lambda store: store.create_tables())
+    yield get_deployment()
+    get_settings.cache_clear()
+    get_deployment.cache_clear()
+
+
+def in_store(work: Any) -> Any:
+    async def whole() -> Any:
+        store = JobStore(get_settings().sql_alchemy_conn)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(whole())
+
+
+def call(*words: str) -> int:
+    """Run a command as Airflow's parser does; its exit code."""
+    parser = DefaultHelpParser(prog="airflow", formatter_class=AirflowHelpFormatter)
+    subparsers = parser.add_subparsers(dest="subcommand")
+    for command in get_airavata_cli_commands():
+        _add_command(subparsers, command)
+    args = parser.parse_args(["airavata", *words])
+    try:
+        args.func(args)
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
+def test_submit_starts_a_run(airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("submit", str(folder / "experiment.yaml"), "--id", "e7") == 0
+    assert airflow.created[0].experiment.id == "e7"
+    assert airflow.created[0].pattern == "hpc_batch"
+    assert "e7" in capsys.readouterr().out
+
+
+def test_submit_takes_another_pattern(airflow: Airflow, folder: Path) -> None:
+    assert call("submit", str(folder / "experiment.yaml"), "--pattern", "hpc_analysis") == 0
+    assert airflow.created[0].pattern == "hpc_analysis"
+
+
+@pytest.mark.parametrize("words", [("--pattern", "nope"), ("--id", "a b")])
+def test_submit_refuses(
+    airflow: Airflow, folder: Path, words: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("submit", str(folder / "experiment.yaml"), *words) == 1
+    assert words[1] in capsys.readouterr().err
+    assert airflow.created == []
+
+
+def test_submit_refuses_a_second_of_the_same_id(airflow: Airflow, folder: Path) -> None:
+    assert call("submit", str(folder / "experiment.yaml"), "--id", "e1") == 0
+    assert call("submit", str(folder / "experiment.yaml"), "--id", "e1") == 1
+
+
+def test_waiting_shows_each_change_once_and_the_outputs(
+    airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = TaskRecord(
+        dag_id="hpc_batch",
+        experiment_id="e1",
+        task_id="stage_out",
+        map_index=-1,
+        try_number=1,
+        state=TaskState.COMPLETED,
+        started_at=NOW,
+        ended_at=NOW + timedelta(seconds=2),
+        result={"outputs": {"report": "storage://files/r.txt", "parts": ["storage://files/p1"]}},
+    )
+    in_store(lambda store: store.record_task(record))
+    airflow.looks = [make_run("queued", tasks=()), make_run("running"), make_run("running"), make_run("success")]
+    assert call("submit", str(folder / "experiment.yaml"), "--id", "e1", "--wait") == 0
+    out = capsys.readouterr().out
+    assert out.count("stage_out") == 1
+    assert "COMPLETED in 2.0 s" in out
+    assert out.count("running") == 1
+    assert "  report: storage://files/r.txt" in out
+    assert "  parts: storage://files/p1" in out
+    assert out.strip().endswith("COMPLETED after 8.0 s")
+
+
+def test_waiting_for_a_failure_exits_with_1(airflow: Airflow, folder: Path) -> None:
+    airflow.looks = [make_run("failed")]
+    assert call("submit", str(folder / "experiment.yaml"), "--wait") == 1
+
+
+def test_ctrl_c_ends_the_waiting_only(
+    airflow: Airflow, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_commands, "progress", interrupted)
+    assert call("submit", str(folder / "experiment.yaml"), "--id", "e1", "--wait") == 130
+    assert "airflow airavata status e1 --pattern hpc_batch" in capsys.readouterr().err
+    assert airflow.failed == []
+
+
+def test_json_alone_on_standard_output(airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("submit", str(folder / "experiment.yaml"), "--wait", "--output", "json") == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "COMPLETED"
+
+
+def test_status_tells_jobs_and_their_histories(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:
+    async def fill(store: JobStore) -> None:
+        await store.intend(make_job())
+        await store.submitted("ajob", "4711", NOW)
+        news = JobEvent("ajob", EventSource.WEBHOOK, "1", JobState.FAILED, NOW, exit_code=3, reason="oom")
+        await store.append(news)
+
+    in_store(fill)
+    airflow.looks = [make_run("failed")]
+    assert call("status", "e1") == 0
+    out = capsys.readouterr().out
+    assert "FAILED (exit code 3, oom)" in out
+    assert "webhook: FAILED (applied)" in out
+    assert call("status", "e1", "-o", "json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["jobs"][0]["native_id"] == "4711"
+    assert [event["source"] for event in report["jobs"][0]["events"]] == ["submission", "webhook"]
+
+
+def test_an_id_that_nobody_or_that_several_have(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("status", "nobody") == 1
+    monkeypatch.setattr(runs, "dags_with_run", lambda experiment_id: ["a", "b"])
+    assert call("status", "e1") == 1
+    assert "--pattern: a, b" in capsys.readouterr().err
+
+
+def test_cancel_puts_the_jobs_end_on_record(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:
+    async def fill(store: JobStore) -> None:
+        await store.intend(make_job())
+        await store.submitted("ajob", "4711", NOW)
+
+    in_store(fill)
+    airflow.looks = [make_run("running")]
+    assert call("cancel", "e1", "--no-wait") == 0
+    assert airflow.failed == ["e1"]
+    (job,) = in_store(lambda store: store.cancel_requests())
+    assert job.cancel_requested_by
+    assert call("cancel", "e1", "--timeout", "0.01") == 1
+    assert "Not all have ended yet" in capsys.readouterr().err
+    in_store(lambda store: store.canceled("ajob"))
+    assert call("cancel", "e1") == 0
+
+
+def test_cancel_of_what_is_over(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("cancel", "e1") == 0
+    assert "over already: COMPLETED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("run", "jobs", "expected"),
+    [
+        (make_run("queued", run_after=NOW + timedelta(hours=1)), [], "SCHEDULED"),
+        (make_run("queued"), [], "LAUNCHED"),
+        (make_run("running"), [make_job()], "EXECUTING"),
+        (make_run("running"), [make_job(cancel_requested_at=NOW)], "CANCELING"),
+        (make_run("failed"), [make_job(cancel_requested_at=NOW)], "CANCELING"),
+        (make_run("failed"), [make_job(cancel_requested_at=NOW, canceled_at=NOW)], "CANCELED"),
+        (make_run("failed", note="Cancelled by me"), [], "CANCELED"),
+        (make_run("failed"), [make_job()], "FAILED"),
+        (make_run("success"), [make_job(cancel_requested_at=NOW)], "COMPLETED"),
+    ],
+)
+def test_the_experiments_state(run: runs.Run, jobs: list[Job], expected: str) -> None:
+    assert runs.experiment_state(run, jobs, NOW).value == expected
+
+
+def test_validate_the_deployment(capsys: pytest.CaptureFixture[str], airflow: Airflow) -> None:
+    assert call("validate") == 0
+    assert "0 faults" in capsys.readouterr().out
+
+
+def test_validate_tells_every_fault_with_its_place(
+    airflow: Airflow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "named"
+    folder.mkdir()
+    (folder / "e.yaml").write_text("application: nope\ncompute_resource: mars\n")
+    (folder / "p.yaml").write_text("name: p\ntasks:\n- {id: a, type: nope}\n")
+    (folder / "x.yaml").write_text("what: ever\n")
+    (folder / "y.yaml").write_text("a: [\n")
+    assert call("validate", str(folder), str(folder / "none.yaml"), "-o", "json") == 1
+    told = json.loads(capsys.readouterr().out)
+    places = " ".join(fault["where"] for fault in told["faults"])
+    for name in ("e.yaml: application", "e.yaml: compute_resource", "p.yaml:3", "x.yaml:1", "y.yaml:", "none.yaml"):
+        assert name in places
+    assert len(told["checked"]) == 4
+
+
+def test_validate_good_files(folder: Path) -> None:
+    (folder / "own" / "catalog.yaml").unlink()
+    checked, faults = validate_paths([folder / "catalog.yaml", folder / "experiment.yaml"])
+    assert faults == [] or all(isinstance(fault, Fault) for fault in faults)
+    assert len(checked) == 2
