@@ -1,0 +1,80 @@
+"""The test bed as Python sees it: where its servers are, and a shell on its host."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+BED_SCRIPT = PROJECT / "scripts" / "testbed.sh"
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Where the test bed's servers are, all on loopback. Written by ``scripts/testbed.sh``.
+
+    :param ssh_key: private key file of ``ssh_user``
+    :param sshd_config: with it, ``/usr/sbin/sshd -f`` starts a killed sshd again
+    :param sshd_log: sshd's log; level VERBOSE, one ``Connection from`` line per connection
+    :param scratch: folder that ``ssh_user`` may write
+    :param slurm_job_log: SLURM's job-completion log, one line per finished job
+    :param postgres_url: ``postgresql://`` URL of a superuser
+    :param docker_host: what ``DOCKER_HOST`` has to be
+    """
+
+    ssh_host: str
+    ssh_port: int
+    ssh_user: str
+    ssh_key: Path
+    known_hosts: Path
+    sshd_config: Path
+    sshd_log: Path
+    sshd_pid_file: Path
+    scratch: Path
+    slurm_conf: Path
+    slurm_job_log: Path
+    slurmctld_pid_file: Path
+    postgres_url: str
+    docker_image: str
+    docker_host: str
+
+    @classmethod
+    def load(cls, file: Path) -> Bed:
+        """Read a ``testbed.json``; every part of the bed has to be in it."""
+        facts: dict[str, Any] = json.loads(file.read_text())
+        values: dict[str, Any] = {
+            field.name: Path(facts[field.name]) if field.type == "Path" else facts[field.name]
+            for field in fields(cls)
+        }
+        return cls(**values)
+
+    def run(
+        self, command: str, *, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a shell command on the bed's host as ``ssh_user``, through OpenSSH's own client."""
+        options = ["-F", "none", "-n", "-p", str(self.ssh_port), "-i", str(self.ssh_key)]
+        options += ["-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={self.known_hosts}"]
+        return subprocess.run(
+            ["ssh", *options, f"{self.ssh_user}@{self.ssh_host}", command],
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=timeout,
+        )
+
+
+def start_bed() -> Bed:
+    """Start what does not answer, and say where everything is.
+
+    :raises RuntimeError: something cannot be started; carries the script's words, which say what to install
+    """
+    done = subprocess.run(
+        [str(BED_SCRIPT), "up"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"the test bed does not start:\n{done.stdout}{done.stderr}")
+    return Bed.load(Path(os.environ.get("TESTBED_STATE", PROJECT / ".testbed")) / "testbed.json")

@@ -1,0 +1,106 @@
+"""A deployment for end-to-end tests and the bench: Airflow, a catalog, storage, and the test bed as its cluster."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.airflow_instance import AirflowInstance
+from tests.bed import Bed
+from tests.services import CATALOG
+
+TEXT = "It was a bright cold day in April,\nand the clocks were striking thirteen. $(id)'\"\n"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running deployment.
+
+    :param storage: the root of its storage resource ``files``
+    :param patterns: its own folder of patterns
+    :param dags: its folder of hand-written DAGs
+    """
+
+    airflow: AirflowInstance
+    bed: Bed
+    storage: Path
+    patterns: Path
+    dags: Path
+
+    def request(self, resource: str = "cluster", **inputs: Any) -> dict[str, Any]:
+        """An experiment of the application ``upper``; its outputs get a folder of their own."""
+        return {
+            "application": "upper",
+            "compute_resource": resource,
+            "inputs": {"text": "storage://files/in/text.txt", **inputs},
+            "outputs_to": f"storage://files/out/{uuid.uuid4().hex}",
+        }
+
+    def output(self, request: Mapping[str, Any], name: str) -> Path:
+        """Where an output of that experiment is on this machine."""
+        return self.storage / request["outputs_to"].removeprefix("storage://files/") / name
+
+    def accounted(self, *names: str) -> list[str]:
+        """SLURM's own record of jobs by name: one ``id|name|state`` each."""
+        found = self.bed.run(f"sacct -X -n -P --name {','.join(names)} -o JobID,JobName,State").stdout
+        return [line for line in found.splitlines() if line]
+
+    def report(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """What the provider tells of an experiment."""
+        answer = self.airflow.client.get(f"/airavata/experiments/{dag_id}/{run_id}")
+        answer.raise_for_status()
+        told: dict[str, Any] = answer.json()
+        return told
+
+
+def bed_connection(bed: Bed) -> dict[str, Any]:
+    """The Airflow Connection to the test bed's sshd."""
+    return {
+        "conn_type": "ssh",
+        "host": bed.ssh_host,
+        "port": bed.ssh_port,
+        "login": bed.ssh_user,
+        "extra": {"key_file": str(bed.ssh_key), "known_hosts": str(bed.known_hosts)},
+    }
+
+
+@contextmanager
+def make_site(
+    bed: Bed,
+    folder: Path,
+    database_url: str | None,
+    airavata_url: str | None,
+    *,
+    settings: Mapping[str, str] | None = None,
+    triggerers: int = 2,
+) -> Iterator[Site]:
+    """Start a deployment, stop it afterwards."""
+    folders = {name: folder / name for name in ("catalog", "storage", "patterns", "dags")}
+    for path in folders.values():
+        path.mkdir()
+    (folders["catalog"] / "catalog.yaml").write_text(CATALOG.format(scratch=bed.scratch, root=folders["storage"]))
+    (folders["storage"] / "in").mkdir()
+    (folders["storage"] / "in" / "text.txt").write_text(TEXT)
+    own = {
+        "AIRFLOW__AIRAVATA__CATALOG_FOLDERS": str(folders["catalog"]),
+        "AIRFLOW__AIRAVATA__PATTERNS_FOLDERS": str(folders["patterns"]),
+        "AIRFLOW__AIRAVATA__POLL_INTERVAL": "5",
+        "DOCKER_HOST": bed.docker_host,
+    }
+    with AirflowInstance(
+        folder / "airflow",
+        database_url=database_url,
+        airavata_url=airavata_url,
+        connections={"bed": json.loads(json.dumps(bed_connection(bed)))},
+        settings={**own, **(settings or {})},
+        dags_folder=folders["dags"],
+        triggerers=triggerers,
+    ) as airflow:
+        airflow.wait_for_dag("hpc_batch")
+        airflow.wait_for_dag("hpc_batch_fast")
+        yield Site(airflow, bed, folders["storage"], folders["patterns"], folders["dags"])

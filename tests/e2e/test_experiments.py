@@ -1,0 +1,170 @@
+"""Experiments through Airflow's own REST API on a real cluster."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.airflow_instance import AirflowInstance
+from tests.deployment import TEXT, Site
+
+TASKS = {
+    "hpc_batch": ["environment_setup", "stage_in", "submit", "monitor", "stage_out", "clean_up"],
+    "hpc_batch_fast": [
+        "environment_setup-stage_in-submit",
+        "monitor",
+        "stage_out-clean_up",
+        "stage_out_failed",
+    ],
+}
+
+
+@pytest.mark.parametrize("pattern", TASKS)
+@pytest.mark.parametrize("resource", ["cluster", "host"])
+def test_outputs_arrive_byte_for_byte(site: Site, airflow: AirflowInstance, pattern: str, resource: str) -> None:
+    message = "-n 'single' \"double\" $(touch /tmp/never) `id` \\ ünï\nsecond; line"
+    request = site.request(resource, message=message)
+    run_id = airflow.trigger(pattern, request)
+    assert airflow.wait_run(pattern, run_id, timeout=180) == "success"
+
+    assert site.output(request, "result.txt").read_bytes() == f"{TEXT.upper()}{message}\n".encode()
+    states = airflow.task_states(pattern, run_id)
+    assert list(sorted(states)) == sorted(TASKS[pattern])
+    assert {state for task, state in states.items() if task != "stage_out_failed"} == {"success"}
+    report = site.report(pattern, run_id)
+    (job,) = report["jobs"]
+    assert job["state"] == "COMPLETE"
+    assert job["exit_code"] == 0
+    if resource == "cluster":
+        assert [line.split("|")[2] for line in site.accounted(job["name"])] == ["COMPLETED"]
+        sources = {event["source"] for event in report["events"]}
+        assert "webhook" in sources, report["events"]
+    last = TASKS[pattern][2] if pattern == "hpc_batch_fast" else "stage_out"
+    assert "result.txt" in airflow.log(pattern, run_id, last)
+
+
+def test_a_failed_job_fails_the_run_and_its_logs_are_kept(site: Site, airflow: AirflowInstance) -> None:
+    requests = {pattern: site.request(fail=4, message="told before it failed") for pattern in TASKS}
+    runs = {pattern: airflow.trigger(pattern, request) for pattern, request in requests.items()}
+    for pattern, run_id in runs.items():
+        assert airflow.wait_run(pattern, run_id, timeout=120) == "failed"
+        logs = site.output(requests[pattern], "stderr.txt")
+        assert logs.read_text() == "started told before it failed\n"
+        assert "exit code 4" in airflow.log(pattern, run_id, "monitor")
+    assert airflow.task_states("hpc_batch", runs["hpc_batch"])["clean_up"] == "upstream_failed"
+    assert airflow.task_states("hpc_batch_fast", runs["hpc_batch_fast"])["stage_out_failed"] == "success"
+
+
+def test_a_bad_request_is_refused_whole(site: Site, airflow: AirflowInstance) -> None:
+    before = airflow.api("GET", "/dags/hpc_batch/dagRuns")["total_entries"]
+    bad = {
+        "application": "uper",
+        "compute_resource": "clusterr",
+        "nodes": -1,
+        "inputs": {"nothing": 1},
+        "outputs_to": "/etc",
+    }
+    answer = airflow.client.post("/api/v2/dags/hpc_batch/dagRuns", json={"logical_date": None, "conf": bad})
+    assert answer.status_code == 400
+    for place in ("application", "nodes", "outputs_to"):
+        assert place in answer.text
+    over = site.request() | {"walltime": "99:00:00", "cpus": 1000}
+    answer = airflow.client.post("/api/v2/dags/hpc_batch/dagRuns", json={"logical_date": None, "conf": over})
+    assert answer.status_code == 400
+    assert "walltime" in answer.text
+    assert "cpus" in answer.text
+    assert airflow.api("GET", "/dags/hpc_batch/dagRuns")["total_entries"] == before
+
+
+@pytest.mark.parametrize("pattern", TASKS)
+def test_marking_the_run_failed_ends_the_job(site: Site, airflow: AirflowInstance, pattern: str) -> None:
+    run_id = airflow.trigger(pattern, site.request(seconds=600))
+    job = wait_for_job(site, pattern, run_id)
+    airflow.api("PATCH", f"/dags/{pattern}/dagRuns/{run_id}", json={"state": "failed"})
+    airflow.wait(
+        "SLURM ends the job",
+        lambda: site.accounted(job["name"])[0].split("|")[2].startswith("CANCELLED"),
+        timeout=60,
+    )
+    told = airflow.wait(
+        "the cancel is on record",
+        lambda: [job for job in site.report(pattern, run_id)["jobs"] if job["state"] == "CANCELED"],
+        timeout=60,
+    )
+    assert told[0]["cancel_requested_by"]
+
+
+def test_marking_only_the_monitor_failed_ends_the_job_too(site: Site, airflow: AirflowInstance) -> None:
+    run_id = airflow.trigger("hpc_batch", site.request(seconds=600))
+    job = wait_for_job(site, "hpc_batch", run_id)
+    airflow.wait(
+        "the monitor waits",
+        lambda: airflow.task_states("hpc_batch", run_id)["monitor"] == "deferred",
+        timeout=60,
+    )
+    airflow.api(
+        "PATCH", f"/dags/hpc_batch/dagRuns/{run_id}/taskInstances/monitor", json={"new_state": "failed"}
+    )
+    airflow.wait(
+        "SLURM ends the job",
+        lambda: site.accounted(job["name"])[0].split("|")[2].startswith("CANCELLED"),
+        timeout=60,
+    )
+    assert airflow.wait_run("hpc_batch", run_id) == "failed"
+
+
+def test_clearing_the_monitor_leaves_the_job_alone(site: Site, airflow: AirflowInstance) -> None:
+    request = site.request(seconds=25)
+    run_id = airflow.trigger("hpc_batch", request)
+    job = wait_for_job(site, "hpc_batch", run_id)
+    airflow.wait(
+        "the monitor waits",
+        lambda: airflow.task_states("hpc_batch", run_id)["monitor"] == "deferred",
+        timeout=60,
+    )
+    airflow.api(
+        "POST",
+        "/dags/hpc_batch/clearTaskInstances",
+        json={"dry_run": False, "dag_run_id": run_id, "task_ids": ["monitor"], "only_failed": False},
+    )
+    assert airflow.wait_run("hpc_batch", run_id, timeout=120) == "success"
+    assert [line.split("|")[2] for line in site.accounted(job["name"])] == ["COMPLETED"]
+    assert site.output(request, "result.txt").exists()
+
+
+def test_an_experiment_starts_no_earlier_than_asked(site: Site, airflow: AirflowInstance) -> None:
+    moment = datetime.now(UTC) + timedelta(seconds=15)
+    request = site.request() | {"not_before": moment.isoformat()}
+    run_id = airflow.trigger("hpc_batch_fast", request)
+    assert airflow.wait_run("hpc_batch_fast", run_id, timeout=180) == "success"
+    (job,) = site.report("hpc_batch_fast", run_id)["jobs"]
+    assert datetime.fromisoformat(job["created_at"]) >= moment
+
+
+def test_priority_reaches_airflow(site: Site, airflow: AirflowInstance) -> None:
+    runs = {
+        priority: airflow.trigger("hpc_batch", site.request("host") | {"priority": priority})
+        for priority in ("LOW", "URGENT")
+    }
+    weights = {
+        priority: {ti["task_id"]: ti["priority_weight"] for ti in airflow.task_instances("hpc_batch", run_id)}
+        for priority, run_id in runs.items()
+    }
+    for run_id in runs.values():
+        assert airflow.wait_run("hpc_batch", run_id, timeout=180) == "success"
+    assert all(weights["URGENT"][task] > weights["LOW"][task] for task in TASKS["hpc_batch"])
+
+
+def wait_for_job(site: Site, pattern: str, run_id: str) -> dict[str, Any]:
+    """The run's job, once SLURM runs it."""
+
+    def running() -> dict[str, Any] | None:
+        for job in site.report(pattern, run_id)["jobs"]:
+            if job["native_id"] and any("RUNNING" in line for line in site.accounted(job["name"])):
+                return dict(job)
+        return None
+
+    found: dict[str, Any] = site.airflow.wait("the job runs", running, timeout=120)
+    return found

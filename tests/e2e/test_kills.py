@@ -1,0 +1,75 @@
+"""kill -9 in the middle of thirty experiments: all end well, each job is on SLURM's record exactly once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.airflow_instance import TUNED
+from tests.bed import Bed
+from tests.deployment import TEXT, make_site
+
+EXPERIMENTS = 30
+
+
+@pytest.mark.parametrize("pattern", ["hpc_batch", "hpc_batch_fast"])
+def test_every_process_may_be_killed(
+    bed: Bed, make_database: Callable[[], str], tmp_path: Path, pattern: str
+) -> None:
+    with make_site(bed, tmp_path, make_database(), make_database(), settings=TUNED, triggerers=1) as site:
+        airflow = site.airflow
+        requests = {
+            f"kill-{number}": site.request(message=f"number {number}", seconds=3) for number in range(EXPERIMENTS)
+        }
+        for run_id, request in requests.items():
+            airflow.trigger(pattern, request, run_id=run_id)
+
+        def submitted() -> int:
+            return sum(bool(site.report(pattern, run_id)["jobs"]) for run_id in requests)
+
+        airflow.wait("the first jobs are submitted", lambda: submitted() >= 3, timeout=90)
+        kill_sshd(bed)
+        time.sleep(1)
+        start_sshd(bed)
+        airflow.restart("triggerer")
+        airflow.wait("more jobs are submitted", lambda: submitted() >= EXPERIMENTS // 2, timeout=120)
+        airflow.restart("scheduler")
+        kill_sshd(bed)
+        airflow.restart("triggerer")
+        start_sshd(bed)
+
+        for run_id, request in requests.items():
+            assert airflow.wait_run(pattern, run_id, timeout=300) == "success", airflow.task_states(pattern, run_id)
+            text = site.output(request, "result.txt").read_text()
+            assert text == f"{TEXT.upper()}{request['inputs']['message']}\n"
+        names = [job["name"] for run_id in requests for job in site.report(pattern, run_id)["jobs"]]
+        assert len(names) == EXPERIMENTS
+        accounted = site.accounted(*names)
+        assert sorted(line.split("|")[1] for line in accounted) == sorted(names)
+        assert {line.split("|")[2] for line in accounted} == {"COMPLETED"}
+
+
+def kill_sshd(bed: Bed) -> None:
+    """kill -9 the test bed's sshd and every session that it serves."""
+    listener = int(bed.sshd_pid_file.read_text())
+    children = subprocess.run(
+        ["pgrep", "-f", rf"sshd: {bed.ssh_user}"], capture_output=True, text=True, check=False
+    ).stdout.split()
+    for pid in [listener, *map(int, children)]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def start_sshd(bed: Bed) -> None:
+    """Start it again as the test bed does."""
+    subprocess.run(
+        ["/usr/sbin/sshd", "-f", str(bed.sshd_config), "-E", str(bed.sshd_log)], check=True, timeout=30
+    )

@@ -1,0 +1,232 @@
+"""The tasks of an experiment on a real cluster, without Airflow: what they do, and what they do when killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from airavata_provider.errors import CommandFailed, FileMissing, JobCanceled, JobFailed
+from airavata_provider.jobs.reconcile import stop_reconciler
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.identity import experiment_directory
+from airavata_provider.models.job import JobState
+from airavata_provider.ssh.pool import close_pool
+from airavata_provider.ssh.target import Target
+from airavata_provider.triggers.host import HostedTask, Run, Segment, cancel_segment
+from tests.bed import Bed
+from tests.services import LOG, BedServices
+
+TEXT = "It was a bright cold day in April,\nand the clocks were striking thirteen. ä$(id)'\"\n"
+
+PREPARE = (
+    HostedTask(id="environment_setup", type="environment_setup"),
+    HostedTask(id="stage_in", type="stage_in"),
+    HostedTask(id="submit", type="submit"),
+)
+MONITOR = HostedTask(id="monitor", type="monitor", parameters={"job": "submit"})
+STAGE_OUT = HostedTask(id="stage_out", type="stage_out")
+FINISH = (STAGE_OUT, HostedTask(id="clean_up", type="clean_up"))
+
+
+@pytest.fixture
+async def services(bed: Bed, ssh_target: Target, tmp_path: Path) -> AsyncIterator[BedServices]:
+    store = JobStore(f"sqlite:///{tmp_path}/jobs.db", watch_interval=0.05)
+    await store.create_tables()
+    made = BedServices(bed, ssh_target, tmp_path, store)
+    (made.root / "in").mkdir()
+    (made.root / "in" / "the text.txt").write_text(TEXT)
+    yield made
+    await stop_reconciler()
+    await close_pool()
+    await store.close()
+
+
+def request(resource: str, **inputs: Any) -> dict[str, Any]:
+    return {
+        "application": "upper",
+        "compute_resource": resource,
+        "inputs": {"text": "storage://files/in/the%20text.txt", **inputs},
+        "outputs_to": "storage://files/out",
+    }
+
+
+def name() -> str:
+    return f"test-{uuid.uuid4().hex}"
+
+
+def runs_of(bed: Bed, job: str) -> list[str]:
+    """``id|state`` of every ended job of that name in SLURM's accounting, which lags a few seconds behind."""
+    for _ in range(60):
+        found = bed.run(f"sacct -X -n -P --name {job} -o JobID,State").stdout.split("\n")
+        lines = [line for line in found if line]
+        if lines and not any("PENDING" in line or "RUNNING" in line for line in lines):
+            break
+        time.sleep(0.5)
+    return lines
+
+
+@pytest.mark.parametrize("resource", ["cluster", "host"])
+async def test_an_experiment_runs_from_end_to_end(services: BedServices, bed: Bed, resource: str) -> None:
+    experiment, message = name(), "-n 'quoted' \"$(touch /tmp/never)\" `id` \\ ü\nsecond line"
+    conf = request(resource, message=message)
+    prepared = await services.run(experiment, conf, *PREPARE)
+    watched = await services.run(experiment, conf, MONITOR)
+    finished = await services.run(experiment, conf, *FINISH)
+
+    assert watched["monitor"]["state"] == "COMPLETE"
+    assert watched["monitor"]["native_id"] == prepared["submit"]["native_id"]
+    assert (services.root / "out" / "result.txt").read_text() == TEXT.upper().replace("Ä", "ä") + message + "\n"
+    assert (services.root / "out" / "stderr.txt").read_text() == f"started {message}\n"
+    assert [file["name"] for file in finished["stage_out"]["files"]] == [
+        "storage://files/out/result.txt",
+        "storage://files/out/stdout.txt",
+        "storage://files/out/stderr.txt",
+    ]
+    directory = f"{bed.scratch}/{experiment_directory('pattern', experiment)}"
+    assert bed.run(f"test -e {directory}", check=False).returncode == 1
+
+
+@pytest.mark.parametrize("resource", ["cluster", "host"])
+async def test_a_failed_jobs_logs_are_fetched(services: BedServices, resource: str) -> None:
+    experiment, conf = name(), request(resource, fail=3)
+    await services.run(experiment, conf, *PREPARE)
+    with pytest.raises(JobFailed, match="exit code 3"):
+        await services.run(experiment, conf, MONITOR)
+    fetched = await services.run(experiment, conf, STAGE_OUT)
+    assert [Path(file["name"]).name for file in fetched["stage_out"]["files"]] == ["stdout.txt", "stderr.txt"]
+    assert (services.root / "out" / "stderr.txt").read_text() == "started hello\n"
+
+
+async def test_a_job_that_completed_without_its_output_is_told(services: BedServices, bed: Bed) -> None:
+    experiment, conf = name(), request("host")
+    await services.run(experiment, conf, *PREPARE)
+    await services.run(experiment, conf, MONITOR)
+    bed.run(f"rm {bed.scratch}/{experiment_directory('pattern', experiment)}/result.txt")
+    with pytest.raises(FileMissing, match=r"without 'result\.txt'"):
+        await services.run(experiment, conf, STAGE_OUT)
+
+
+async def test_nothing_is_fetched_where_no_job_was(services: BedServices) -> None:
+    with pytest.raises(JobFailed, match="no job was submitted"):
+        await services.run(name(), request("host"), STAGE_OUT)
+
+
+@pytest.mark.parametrize("resource", ["cluster", "host"])
+@pytest.mark.parametrize("seed", range(3))
+async def test_killed_anywhere_and_run_again_it_ends_the_same(
+    services: BedServices, bed: Bed, resource: str, seed: int
+) -> None:
+    experiment, conf, chance = name(), request(resource), random.Random(seed)
+
+    async def insist(*tasks: HostedTask) -> dict[str, Any]:
+        """Kill the segment after a moment, again and again, a little later each time."""
+        patience = 0.0
+        while True:
+            patience += chance.uniform(0.005, 0.08)
+            running = asyncio.create_task(services.run(experiment, conf, *tasks))
+            done, _ = await asyncio.wait({running}, timeout=patience)
+            if done:
+                return running.result()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+    prepared = await insist(*PREPARE)
+    await insist(MONITOR)
+    await insist(*FINISH)
+    assert (services.root / "out" / "result.txt").read_text() == TEXT.upper().replace("Ä", "ä") + "hello\n"
+    if resource == "cluster":
+        assert runs_of(bed, prepared["submit"]["job"]) == [f"{prepared['submit']['native_id']}|COMPLETED"]
+
+
+async def test_a_cleared_submission_makes_a_new_job(services: BedServices, bed: Bed) -> None:
+    experiment, conf = name(), request("cluster", seconds=300)
+    first = (await services.run(experiment, conf, *PREPARE))["submit"]
+    again = (await services.run(experiment, request("cluster"), *PREPARE, try_number=2))["submit"]
+    assert (first["attempt"], again["attempt"]) == (1, 2)
+    assert first["native_id"] != again["native_id"]
+    old = await services.store.job(first["job"])
+    assert old is not None and old.state is JobState.CANCELED
+    assert runs_of(bed, first["job"])[0].startswith(f"{first['native_id']}|CANCELLED")
+    watched = await services.run(experiment, conf, MONITOR, try_number=2)
+    assert watched["monitor"]["native_id"] == again["native_id"]
+
+
+@pytest.mark.parametrize("resource", ["cluster", "host"])
+async def test_cancelling_the_monitor_ends_the_job(services: BedServices, bed: Bed, resource: str) -> None:
+    experiment, conf = name(), request(resource, seconds=300)
+    prepared = (await services.run(experiment, conf, *PREPARE))["submit"]
+    waiting = asyncio.create_task(services.run(experiment, conf, MONITOR))
+    await cancel_segment(Segment([MONITOR], Run("pattern", experiment, -1, 1, conf), services, LOG))
+    with pytest.raises(JobCanceled, match="cancelled by task monitor"):
+        await asyncio.wait_for(waiting, 60)
+    if resource == "cluster":
+        assert runs_of(bed, prepared["job"])[0].startswith(f"{prepared['native_id']}|CANCELLED")
+    else:
+        pid = prepared["native_id"].split(".")[0]
+        assert bed.run(f"kill -0 -- -{pid}", check=False).returncode == 1
+
+
+async def test_a_command_runs_once_however_often_it_is_killed(
+    services: BedServices, bed_run: Callable[..., CompletedProcess[str]]
+) -> None:
+    experiment = name()
+    command = HostedTask(
+        id="analyse",
+        type="remote_command",
+        resource="host",
+        parameters={
+            "command": 'echo run >> count; sleep 1; printf "%s" "$GREETING"',
+            "environment": {"GREETING": "it's $HOME"},
+        },
+    )
+    setup = HostedTask(id="setup", type="environment_setup", resource="host")
+    directory = (await services.run(experiment, None, setup))["setup"]["directory"]
+    for _ in range(4):
+        running = asyncio.create_task(services.run(experiment, None, command))
+        await asyncio.wait({running}, timeout=0.2)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    result = (await services.run(experiment, None, command))["analyse"]
+    assert result["stdout"] == "it's $HOME"
+    assert bed_run(f"cat {directory}/count").stdout == "run\n"
+    cleared = (await services.run(experiment, None, command, try_number=2))["analyse"]
+    assert cleared["exit_code"] == 0
+    assert bed_run(f"cat {directory}/count").stdout == "run\nrun\n"
+
+
+async def test_a_commands_failure_is_told_in_its_words(services: BedServices) -> None:
+    command = HostedTask(
+        id="analyse", type="remote_command", resource="host", parameters={"command": "echo no such gene >&2; exit 7"}
+    )
+    experiment = name()
+    await services.run(experiment, None, HostedTask(id="setup", type="environment_setup", resource="host"))
+    with pytest.raises(CommandFailed, match=r"status 7: no such gene") as failure:
+        await services.run(experiment, None, command)
+    assert failure.value.exit_status == 7
+
+
+async def test_a_parser_reads_and_writes_storage(services: BedServices, bed: Bed) -> None:
+    (services.root / "out").mkdir()
+    (services.root / "out" / "result.txt").write_text(TEXT)
+    parse = HostedTask(
+        id="parse",
+        type="docker_parser",
+        parameters={
+            "image": bed.docker_image,
+            "command": ["sh", "-c", 'wc -l < /input/result > "/output/$NAME"; echo counted'],
+            "environment": {"NAME": "number of lines"},
+            "outputs": ["number of lines"],
+        },
+    )
+    result = (await services.run(name(), request("host"), parse))["parse"]
+    assert (services.root / "out" / "number of lines").read_text().strip() == "2"
+    assert result["files"][0]["name"] == "storage://files/out/number%20of%20lines"
