@@ -15,14 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from airavata_provider.errors import ExperimentRefused, Fault, FaultyInput
-from airavata_provider.models.catalog import Catalog, load_catalog
+from airavata_provider.errors import ExperimentRefused, Fault
+from airavata_provider.models.catalog import Catalog
+from airavata_provider.models.catalog_folders import LOOK_AGAIN_S, CatalogFolders
 from airavata_provider.models.experiment import Experiment, ResolvedExperiment, resolve
 from airavata_provider.models.pattern_folders import builtin_patterns, pattern_files
 from airavata_provider.settings import get_settings
-
-LOOK_AGAIN_S = 5.0
-"""How often the folders are looked at for a change."""
 
 
 class Deployment:
@@ -33,19 +31,22 @@ class Deployment:
     """
 
     def __init__(self, catalog_folders: tuple[Path, ...], patterns_folders: tuple[Path, ...]) -> None:
-        self._catalog_folders = catalog_folders
+        self._catalog = CatalogFolders(catalog_folders)
         self._patterns_folders = patterns_folders
         self._lock = threading.Lock()
         self._looked = float("-inf")
-        self._stamp: object = None
-        self._catalog: Catalog | FaultyInput | None = None
         self._patterns: frozenset[str] = frozenset()
 
     @property
     def patterns(self) -> frozenset[str]:
         """Names of the patterns, which are their DAGs' ids."""
-        self._look()
-        return self._patterns
+        with self._lock:
+            if time.monotonic() - self._looked >= LOOK_AGAIN_S:
+                self._patterns = frozenset(
+                    file.name for file in pattern_files((builtin_patterns(), *self._patterns_folders))
+                )
+                self._looked = time.monotonic()
+            return self._patterns
 
     @property
     def catalog(self) -> Catalog:
@@ -53,11 +54,7 @@ class Deployment:
 
         :raises CatalogError: they have faults
         """
-        self._look()
-        if isinstance(self._catalog, Catalog):
-            return self._catalog
-        assert self._catalog is not None  # noqa: S101 - set by the look
-        raise self._catalog
+        return self._catalog.current()
 
     def check(
         self, conf: Mapping[str, Any], *, experiment_id: str | None, dag_id: str | None = None
@@ -101,30 +98,6 @@ class Deployment:
         if faults:
             raise ExperimentRefused(f"experiment {experiment.id or 'without an id'} cannot run", faults)
         return resolved
-
-    def _look(self) -> None:
-        with self._lock:
-            if time.monotonic() - self._looked < LOOK_AGAIN_S:
-                return
-            self._patterns = frozenset(
-                file.name for file in pattern_files((builtin_patterns(), *self._patterns_folders))
-            )
-            stamp = self._files()
-            if stamp != self._stamp or self._catalog is None:
-                try:
-                    self._catalog = load_catalog(self._catalog_folders)
-                except FaultyInput as error:
-                    self._catalog = error
-                self._stamp = stamp
-            self._looked = time.monotonic()
-
-    def _files(self) -> list[tuple[str, int, int]]:
-        found = []
-        for folder in self._catalog_folders:
-            for path in sorted(folder.rglob("*.y*ml")):
-                status = path.stat()
-                found.append((str(path), status.st_mtime_ns, status.st_size))
-        return found
 
 
 def _field(fault: Fault) -> str:

@@ -72,9 +72,7 @@ def _connection_type() -> dict[str, Any]:
             "certificate": _field(
                 "Certificate", "OpenSSH certificate that belongs to the key: its text or its path."
             ),
-            "agent": _field(
-                "Use the SSH agent", "Offer the keys of the agent at SSH_AUTH_SOCK.", kind="boolean"
-            ),
+            "agent": _field("Use the SSH agent", "Offer the keys of the agent at SSH_AUTH_SOCK.", kind="boolean"),
             "jump_host": _field(
                 "Jump host", "Connection id of the host to go through; that connection may name another."
             ),

@@ -29,7 +29,7 @@ FINISHED = frozenset({"success", "failed"})
 """Airflow's states of a run that is over."""
 
 
-class ExperimentExists(AiravataError):  # noqa: N818 - named like the rest of the error tree
+class ExperimentExists(AiravataError):
     """An experiment of that id is there already."""
 
 

@@ -87,14 +87,12 @@ class Settings:
     )
     catalog_folders: tuple[Path, ...] = _option(
         (),
-        "Folders with the catalog: YAML files of compute resources, storage resources and applications. "
-        + _FOLDERS,
+        "Folders with the catalog: YAML files of compute resources, storage resources and applications. " + _FOLDERS,
         example="/opt/airavata/catalog",
     )
     patterns_folders: tuple[Path, ...] = _option(
         (),
-        "Folders with execution patterns of this deployment, beside those that come with the package. "
-        + _FOLDERS,
+        "Folders with execution patterns of this deployment, beside those that come with the package. " + _FOLDERS,
         example="/opt/airavata/patterns",
     )
     webhook_base_url: str = _option(

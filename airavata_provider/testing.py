@@ -91,6 +91,7 @@ class EmbeddedSSH:
         self.login_shell = login_shell
         self.greeting = greeting
         self.connections: set[asyncssh.SSHServerConnection] = set()
+        self.running: set[asyncio.Task[Any]] = set()
         self._state = state.absolute()
         self._wanted_port = port
         self._trusted = trusted
@@ -149,12 +150,17 @@ class EmbeddedSSH:
         self.known_hosts.write_text(f"[{ADDRESS}]:{self.port} {public}\n")
 
     async def stop(self) -> None:
-        """Stop listening and drop everybody; commands that run go on."""
+        """Stop listening and drop everybody. Commands get 2 s to end, then are killed; what they detached goes on."""
         if self._acceptor is not None:
             self._acceptor.close()
             await self._acceptor.wait_closed()
             self._acceptor = None
         await self.drop_connections()
+        if self.running:
+            _, late = await asyncio.wait(self.running, timeout=2)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def drop_connections(self) -> None:
         """End all connections at once, as when sshd is killed; commands that run go on."""
@@ -253,6 +259,13 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
                 os.killpg(self._process.pid, _number(signal))
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        # Shielded from the connection's end: a command outlives it, as under sshd.
+        task = asyncio.create_task(self._command(process))
+        self._embedded.running.add(task)
+        task.add_done_callback(self._embedded.running.discard)
+        await asyncio.shield(task)
+
+    async def _command(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         embedded = self._embedded
         child = self._process = await asyncio.create_subprocess_exec(
             embedded.login_shell,
@@ -271,6 +284,11 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         try:
             await asyncio.gather(_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
             status = await child.wait()
+        except asyncio.CancelledError:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+            raise
         finally:
             feeding.cancel()
         with suppress(OSError, asyncssh.Error):

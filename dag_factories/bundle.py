@@ -54,6 +54,16 @@ log = logging.getLogger(__name__)
 _FORMAT = 1
 """Part of every version's hash: one more when the stubs' text changes."""
 
+_KEEPER = "airavata_reconciler"
+"""The service DAG that every version brings along (``dag_factories.keeper``); no pattern may be called that."""
+
+_KEEPER_STUB = '''"""The Airflow DAG that keeps the reconciler alive. Made by dag_factories.bundle."""
+
+from dag_factories.keeper import keeper_dag
+
+dag = keeper_dag()
+'''
+
 Manifest = dict[str, Any]
 """``{"format": 1, "patterns": {stem: entry}}``, an entry being ``{"shown_as": …, "text": …, "good": …}``, or
 ``{"shown_as": …, "fault": …}`` where there is no text that could be tried."""
@@ -195,7 +205,7 @@ def _manifest(files: Sequence[PatternFile], good: dict[str, str]) -> Manifest:
     :param good: last good text by ``shown_as``; brought up to date
     """
     patterns: dict[str, dict[str, Any]] = {}
-    first: dict[str, str] = {}
+    first = {_KEEPER: "this package"}
     for file in files:
         entry: dict[str, Any] = {"shown_as": file.shown_as}
         if file.content is None:
@@ -235,7 +245,7 @@ def _free_stem(stem: str, taken: Mapping[str, object]) -> str:
     """A file name for Python and for every file system, not used yet."""
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", stem) or "pattern"
     number, candidate = 1, safe
-    while candidate.lower() in (other.lower() for other in taken):
+    while candidate.lower() in {_KEEPER, *(other.lower() for other in taken)}:
         number += 1
         candidate = f"{safe}__{number}"
     return candidate
@@ -264,6 +274,7 @@ def _materialise(manifest: Manifest, target: Path) -> None:
             else:
                 stub = _faulty_stub(entry["shown_as"], entry["fault"])
             (temporary / f"{stem}.py").write_text(stub, encoding="utf-8")
+        (temporary / f"{_KEEPER}.py").write_text(_KEEPER_STUB, encoding="utf-8")
         temporary.chmod(0o755)
         temporary.rename(target)
     except OSError:

@@ -41,6 +41,8 @@ def dag_from_pattern(pattern: Pattern) -> DAG:
     with DAG(
         dag_id=pattern.name,
         description=pattern.description or None,
+        # Part of what is serialized: runs stay on the text that they started with, so every text is a version.
+        doc_md=f"Execution pattern `{pattern.file}`, SHA-256 `{pattern.sha256}`.",
         schedule=None,
         start_date=_EPOCH,
         catchup=False,

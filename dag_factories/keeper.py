@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, AssetWatcher
 
 from airavata_provider.triggers.keeper import ReconcilerTrigger
@@ -17,8 +18,6 @@ DAG_ID = "airavata_reconciler"
 
 def keeper_dag() -> DAG:
     """One task that is never reached, scheduled on an asset that never changes."""
-    from airflow.providers.standard.operators.empty import EmptyOperator
-
     asset = Asset(
         name=DAG_ID,
         uri="x-airavata://reconciler",

@@ -43,7 +43,8 @@ class Site:
 
     def output(self, request: Mapping[str, Any], name: str) -> Path:
         """Where an output of that experiment is on this machine."""
-        return self.storage / request["outputs_to"].removeprefix("storage://files/") / name
+        folder: str = request["outputs_to"].removeprefix("storage://files/")
+        return self.storage / folder / name
 
     def accounted(self, *names: str) -> list[str]:
         """SLURM's own record of jobs by name: one ``id|name|state`` each."""

@@ -98,11 +98,7 @@ class TaskOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Run on a worker; or, there only to render XComs, hand over to the triggerer."""
-        if (
-            self.deferrable
-            and not self.start_from_trigger
-            and task_types()[self.task_kind].run_on == "triggerer"
-        ):
+        if self.deferrable and not self.start_from_trigger and task_types()[self.task_kind].run_on == "triggerer":
             from airavata_provider.triggers.trigger import TaskTrigger
 
             self.defer(trigger=TaskTrigger(**self._trigger_kwargs()), method_name="execute_complete")

@@ -4,7 +4,7 @@ All of one DAG run's tasks on one resource share a directory there, below the re
 
     with DAG("analysis", schedule=None):
         stage = StageInOperator(task_id="stage", resource="cluster", files=[("storage://data/poem.txt", "poem.txt")])
-        submit = SubmitJobOperator(task_id="submit", resource="cluster", executable="wc", arguments=["-w", "poem.txt"])
+        submit = SubmitJobOperator(task_id="submit", resource="cluster", executable="wc", arguments=["poem.txt"])
         wait = JobSensor(task_id="wait", resource="cluster", job="submit")
         fetch = StageOutOperator(task_id="fetch", resource="cluster", files=["stdout.txt"], to="storage://data/out")
         EnvironmentSetupOperator(task_id="setup", resource="cluster") >> stage >> submit >> wait >> fetch

@@ -58,11 +58,7 @@ class ExperimentDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or let it pass."""
         dag_id = _dag_to_trigger(scope)
-        if (
-            dag_id is None
-            or not await self._ours(dag_id)
-            or not await self._authorise(Request(scope), dag_id)
-        ):
+        if dag_id is None or not await self._ours(dag_id) or not await self._authorise(Request(scope), dag_id):
             await self._app(scope, receive, send)
             return
         body = await _read(receive)

@@ -56,7 +56,7 @@ class RemoteCommandParameters(Parameters):
     """
 
     command: str = Field(min_length=1)
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
     modules: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     walltime_s: int | None = Field(default=None, ge=1)

@@ -41,7 +41,7 @@ class DockerParserParameters(Parameters):
     inputs: dict[FileName, str]
     outputs: tuple[FileName, ...] = ()
     to: str
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
     input_directory: str = Field(default="/input", pattern="^/.+")
     output_directory: str = Field(default="/output", pattern="^/.+")
     memory_mb: int | None = Field(default=None, ge=6)
@@ -85,7 +85,8 @@ class DockerParser(Task[DockerParserParameters]):
                 target = to.child(name)
                 digest = await storage.write(target.path, _chunks(path))
                 files.append({"name": str(target), "size": digest.size, "sha256": digest.sha256})
-        return TaskResult({"files": files, "count": len(files)})
+        outputs = {name: file["name"] for name, file in zip(result.outputs, files, strict=True)}
+        return TaskResult({"files": files, "count": len(files), "outputs": outputs})
 
     async def _bring(self, context: TaskContext[DockerParserParameters], text: str, path: Path) -> None:
         uri = parse_storage_uri(text)

@@ -100,8 +100,7 @@ class StageOut(Task[StageOutParameters]):
     def defaults(self, experiment: ResolvedExperiment) -> Mapping[str, Any]:
         """The outputs that the application declares, and its logs."""
         files = {
-            field.file: {"source": field.file, "required": field.required}
-            for field in experiment.outputs.values()
+            field.file: {"source": field.file, "required": field.required} for field in experiment.outputs.values()
         }
         for log in (experiment.application.stdout, experiment.application.stderr):
             files.setdefault(log, {"source": log, "required": False})
@@ -133,11 +132,11 @@ class StageOut(Task[StageOutParameters]):
         }
         if missing:
             context.log.warning("The job failed and left no %s", ", ".join(missing))
-        transfers = await many_from_host(
-            host, context.directory, names, await context.services.storage(to.storage)
-        )
+        transfers = await many_from_host(host, context.directory, names, await context.services.storage(to.storage))
         uris = [str(StorageURI(to.storage, names[transfer.name])) for transfer in transfers]
-        return _told(context, transfers, uris, "Fetched")
+        told = _told(context, transfers, uris, "Fetched")
+        outputs = dict(list(zip((transfer.name for transfer in transfers), uris, strict=True))[:NAMED])
+        return TaskResult({**told.values, "outputs": outputs})
 
     async def _failed_job(self, context: TaskContext[StageOutParameters]) -> Job | None:
         """The experiment's job that did not complete, if one did not.
@@ -156,9 +155,7 @@ class StageOut(Task[StageOutParameters]):
         return next((job for job in latest.values() if job.state is not JobState.COMPLETE), None)
 
 
-def _told(
-    context: TaskContext[Any], transfers: Sequence[Transfer], names: Sequence[str], verb: str
-) -> TaskResult:
+def _told(context: TaskContext[Any], transfers: Sequence[Transfer], names: Sequence[str], verb: str) -> TaskResult:
     size = sum(transfer.size for transfer in transfers)
     again = sum(not transfer.sent for transfer in transfers)
     context.log.info(

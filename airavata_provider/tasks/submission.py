@@ -13,9 +13,9 @@ from pydantic import Field
 
 from airavata_provider.errors import JobCanceled
 from airavata_provider.models.application import Parallelism
-from airavata_provider.models.resolved import command_arguments
 from airavata_provider.models.identity import job_name
 from airavata_provider.models.job import Job, SubmissionState
+from airavata_provider.models.resolved import command_arguments
 from airavata_provider.schedulers.base import JobRequest
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 
@@ -31,7 +31,7 @@ class SubmitParameters(Parameters):
 
     executable: str = Field(min_length=1)
     arguments: tuple[str, ...] = ()
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
     module_init: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     pre_commands: tuple[str, ...] = ()
@@ -150,9 +150,7 @@ class Submit(Task[SubmitParameters]):
         That is the last attempt's job, or a new one when there is none or a person wants another.
         """
         store, identity, experiment = context.services.store, context.identity, context.experiment
-        last = await store.latest(
-            identity.dag_id, identity.experiment_id, identity.task_id, identity.map_index
-        )
+        last = await store.latest(identity.dag_id, identity.experiment_id, identity.task_id, identity.map_index)
         if last is not None and not context.fresh:
             return last, False
         if last is not None:

@@ -131,7 +131,7 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
     return {task.id: segment.results[task.id] for task in segment.tasks}
 
 
-class Skipped(Exception):  # noqa: N818 - not an error: the way a task says that those after it need not run
+class Skipped(Exception):
     """A task had nothing to do, and those after it need not run."""
 
 
@@ -218,9 +218,7 @@ def make_context(
     kind = task_type(task.type)
     parameters: dict[str, Any] = task.parameters
     if resolved is not None:
-        resource = (
-            segment.services.catalog().compute_resource(task.resource) if task.resource else resolved.resource
-        )
+        resource = segment.services.catalog().compute_resource(task.resource) if task.resource else resolved.resource
         directory = f"{resource.scratch}/{experiment_directory(run.dag_id, run.run_id)}"
         variables = {
             **resolved.variables(directory),
@@ -262,8 +260,10 @@ def _validate(model: type[Parameters], parameters: Mapping[str, Any], task_id: s
 async def _until(moment: datetime | None, log: logging.Logger) -> None:
     if moment is None:
         return
-    if (delay := (moment - datetime.now(UTC)).total_seconds()) > 0:
-        log.info("Not before %s: waiting", moment.isoformat())
-        # One long sleep would follow the monotonic clock, which a suspended machine stops.
-        while (delay := (moment - datetime.now(UTC)).total_seconds()) > 0:
-            await asyncio.sleep(min(delay, 60))
+    told = False
+    # In steps: one long sleep would follow the monotonic clock, which a suspended machine stops.
+    while (delay := (moment - datetime.now(UTC)).total_seconds()) > 0:
+        if not told:
+            log.info("Not before %s: waiting", moment.isoformat())
+            told = True
+        await asyncio.sleep(min(delay, 60))

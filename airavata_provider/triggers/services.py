@@ -7,17 +7,15 @@ makes and closes its own. Nothing here blocks the loop for longer than reading a
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from airavata_provider.errors import CatalogError, ConfigurationError
-from airavata_provider.models.catalog import Catalog, load_catalog
+from airavata_provider.errors import ConfigurationError
+from airavata_provider.models.catalog import Catalog
+from airavata_provider.models.catalog_folders import CatalogFolders
 from airavata_provider.tasks.base import Services
 
 if TYPE_CHECKING:
@@ -27,14 +25,9 @@ if TYPE_CHECKING:
     from airavata_provider.ssh.target import Limits, Target
     from airavata_provider.storage.base import Storage
 
-_LOG = logging.getLogger(__name__)
-
 CONNECTION_TTL_S = 60.0
 """How long a Connection read from Airflow is used before it is read again: each read is a call to the
 supervisor, one at a time."""
-
-CATALOG_CHECK_S = 5.0
-"""How often the catalog's files are looked at for a change."""
 
 
 class HostServices(Services):
@@ -42,44 +35,10 @@ class HostServices(Services):
 
     @abstractmethod
     def catalog(self) -> Catalog:
-        """The catalog as it is now.
+        """The catalog, as its files were when they last had no faults.
 
-        :raises CatalogError: it cannot be read, and never could in this process
+        :raises CatalogError: they have faults, and had some whenever this process looked
         """
-
-
-class CatalogFolders:
-    """A catalog that follows its files; a broken edit leaves the last good one in force, with a warning."""
-
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = tuple(folders)
-        self._stamp: tuple[Any, ...] | None = None
-        self._checked = float("-inf")
-        self._catalog: Catalog | None = None
-
-    def current(self) -> Catalog:
-        """:raises CatalogError: it cannot be read, and never could"""
-        now = time.monotonic()
-        if self._catalog is not None and now - self._checked < CATALOG_CHECK_S:
-            return self._catalog
-        stamp = self._files()
-        if self._catalog is None or stamp != self._stamp:
-            try:
-                self._catalog = load_catalog(self._folders)
-            except CatalogError as error:
-                if self._catalog is None:
-                    raise
-                _LOG.warning("The catalog changed and is broken; the last good one stays in force. %s", error)
-            self._stamp = stamp
-        self._checked = now
-        return self._catalog
-
-    def _files(self) -> tuple[Any, ...]:
-        return tuple(
-            (str(path), path.stat().st_mtime_ns, path.stat().st_size)
-            for folder in self._folders
-            for path in sorted(folder.glob("**/*.y*ml"))
-        )
 
 
 class AirflowServices(HostServices):
@@ -96,7 +55,7 @@ class AirflowServices(HostServices):
         self._reading: dict[tuple[str, str | None, Limits], asyncio.Lock] = {}
 
     def catalog(self) -> Catalog:
-        return self._catalog.current()
+        return self._catalog.last_good()
 
     async def host(self, resource: Reachable) -> Host:
         from airavata_provider.ssh.pool import get_pool

@@ -172,9 +172,7 @@ class TaskTrigger(BaseTrigger):
         if ti is None:
             return None
         answer = await task_runner.SUPERVISOR_COMMS.asend(
-            GetTaskStates(
-                dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-            )
+            GetTaskStates(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index)
         )
         if not isinstance(answer, TaskStatesResult):
             return None

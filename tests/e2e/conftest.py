@@ -33,9 +33,7 @@ def make_database(bed: Bed) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture(scope="session")
-def site(
-    bed: Bed, make_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
+def site(bed: Bed, make_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Airflow with two triggerers, and where its files are."""
     folder = tmp_path_factory.mktemp("site")
     with make_site(bed, folder, make_database(), make_database(), settings=TUNED) as site:

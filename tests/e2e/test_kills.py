@@ -70,6 +70,4 @@ def kill_sshd(bed: Bed) -> None:
 
 def start_sshd(bed: Bed) -> None:
     """Start it again as the test bed does."""
-    subprocess.run(
-        ["/usr/sbin/sshd", "-f", str(bed.sshd_config), "-E", str(bed.sshd_log)], check=True, timeout=30
-    )
+    subprocess.run(["/usr/sbin/sshd", "-f", str(bed.sshd_config), "-E", str(bed.sshd_log)], check=True, timeout=30)

@@ -33,8 +33,7 @@ def test_the_cluster_is_the_beds_own(bed: Bed) -> None:
 def test_a_fresh_database_is_empty_and_durable(postgres_db: str) -> None:
     with psycopg.connect(postgres_db) as connection:
         tables = connection.execute(
-            "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = 'public'"
+            "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public'"
         ).fetchone()
         fsync = connection.execute("SHOW fsync").fetchone()
     assert (tables, fsync) == ((0,), ("on",))

@@ -116,7 +116,7 @@ async def test_the_connection_is_cut_after_slurm_accepted(
 async def test_the_submitter_is_killed_before_it_saves_the_id(
     host: Host, request_: JobRequest, records: Callable[[], list[str]]
 ) -> None:
-    class Killed(Exception):  # noqa: N818
+    class Killed(Exception):
         pass
 
     class Dying(MemoryStore):

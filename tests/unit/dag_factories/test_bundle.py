@@ -63,8 +63,14 @@ def make(tmp_path: Path, *folders: Path, version: str | None = None, **kwargs: A
     )
 
 
+KEEPER = "airavata_reconciler.py"
+"""The service DAG that is beside the patterns in every version."""
+
+
 def served(bundle: PatternBundle) -> set[str]:
-    return {path.name for path in bundle.path.glob("*.py")}
+    names = {path.name for path in bundle.path.glob("*.py")}
+    assert KEEPER in names
+    return names - {KEEPER}
 
 
 def test_each_pattern_becomes_a_stub_that_calls_the_factory(
@@ -88,7 +94,7 @@ def test_stubs_pass_airflows_safe_mode(tmp_path: Path, folder: Path) -> None:
     (folder / "other.yaml").write_text("name: one\n")
     bundle = make(tmp_path, folder)
     bundle.initialize()
-    assert {Path(path).name for path in list_py_file_paths(bundle.path, safe_mode=True)} == served(bundle)
+    assert {Path(path).name for path in list_py_file_paths(bundle.path, safe_mode=True)} == served(bundle) | {KEEPER}
 
 
 def test_a_stub_changes_with_its_pattern_and_only_that_one_is_newer(tmp_path: Path, folder: Path) -> None:
@@ -259,8 +265,8 @@ def test_file_names_of_any_kind_reach_the_stub_as_data(
     bundle = make(tmp_path, folder)
     bundle.initialize()
     assert len(served(bundle)) == len(names)
-    for stub in bundle.path.glob("*.py"):
-        runpy.run_path(str(stub))
+    for stub in served(bundle):
+        runpy.run_path(str(bundle.path / stub))
     assert {shown for _, shown in factory} == {str(folder / f"{name}.yaml") for name in names}
 
 
@@ -306,8 +312,7 @@ def _initialise(root: str, tmp_path: str, folder: str, start: Any) -> None:
     start.wait(20)
     bundle = make(Path(tmp_path), Path(folder))
     bundle.initialize()
-    expected = {path.stem for path in Path(folder).iterdir()}
-    if {path.stem for path in bundle.path.glob("*.py")} != expected:
+    if served(bundle) != {f"{path.stem}.py" for path in Path(folder).iterdir()}:
         raise SystemExit(3)
 
 
@@ -317,8 +322,7 @@ def test_many_processes_at_once(tmp_path: Path, folder: Path, storage: Path) -> 
     context = multiprocessing.get_context("fork")
     start = context.Barrier(6)
     processes = [
-        context.Process(target=_initialise, args=(str(storage), str(tmp_path), str(folder), start))
-        for _ in range(6)
+        context.Process(target=_initialise, args=(str(storage), str(tmp_path), str(folder), start)) for _ in range(6)
     ]
     for process in processes:
         process.start()
@@ -328,3 +332,15 @@ def test_many_processes_at_once(tmp_path: Path, folder: Path, storage: Path) -> 
     versions = make(tmp_path, folder).versions_dir
     assert len(list(versions.iterdir())) == 1
     assert module._FORMAT == 1
+
+
+def test_the_service_dag_comes_with_every_version_and_its_name_is_taken(tmp_path: Path, folder: Path) -> None:
+    (folder / "mine.yaml").write_text("name: airavata_reconciler\n")
+    (folder / "airavata_reconciler.yaml").write_text("name: other\n")
+    bundle = make(tmp_path, folder)
+    bundle.initialize()
+    assert served(bundle) == {"mine.py", "airavata_reconciler__2.py"}
+    dag = runpy.run_path(str(bundle.path / KEEPER))["dag"]
+    assert dag.dag_id == "airavata_reconciler"
+    with pytest.raises(PatternError, match="from this package"):
+        runpy.run_path(str(bundle.path / "mine.py"))

@@ -252,6 +252,7 @@ def test_a_deployment_takes_the_pattern_that_was_chosen(folder: Path) -> None:
 
 def test_a_deployment_follows_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airavata_provider.deployment.LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr("airavata_provider.models.catalog_folders.LOOK_AGAIN_S", 0.0)
     deployment = Deployment((folder,), (folder / "patterns",))
     assert "echo" in deployment.catalog.applications
     (folder / "catalog.yaml").write_text(CATALOG.replace("echo:", "other:"))

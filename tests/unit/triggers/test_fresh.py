@@ -38,9 +38,7 @@ DONE = TaskState.COMPLETED
         pytest.param(
             [("stage_in", DONE, 1), ("submit", DONE, 1)], run(1), False, id="triggerer died before Airflow heard"
         ),
-        pytest.param(
-            [("stage_in", DONE, 1), ("submit", DONE, 2)], run(2), False, id="the same after a retry"
-        ),
+        pytest.param([("stage_in", DONE, 1), ("submit", DONE, 2)], run(2), False, id="the same after a retry"),
         pytest.param([("stage_in", DONE, 1), ("submit", DONE, 1)], run(2), True, id="cleared"),
         pytest.param(
             [("stage_in", DONE, 1), ("submit", DONE, 1)], run(2, 0), False, id="worker died before Airflow heard"
@@ -51,7 +49,5 @@ DONE = TaskState.COMPLETED
         ),
     ],
 )
-def test_only_a_cleared_segment_is_fresh(
-    found: list[tuple[str, TaskState, int]], now: Run, fresh: bool
-) -> None:
+def test_only_a_cleared_segment_is_fresh(found: list[tuple[str, TaskState, int]], now: Run, fresh: bool) -> None:
     assert is_fresh(TASKS, now, records(*found)) is fresh
