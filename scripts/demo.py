@@ -179,10 +179,17 @@ def _faults(report: Mapping[str, Any]) -> str:
 
 
 def show_outputs(report: Mapping[str, Any]) -> None:
-    """Each output file with its content."""
+    """Each output file with its content.
+
+    :raises DemoError: there is none, or one that is not where the report says
+    """
+    if not report["outputs"]:
+        raise DemoError("the experiment completed, but its report names no output")
     for name, address in report["outputs"].items():
         for each in address if isinstance(address, list) else [address]:
             path = FOLDER / "storage" / unquote(str(each).removeprefix("storage://demo_outputs/"))
+            if not path.is_file():
+                raise DemoError(f"the output {name} is not at {path}")
             print(f"\n{name}: {path.relative_to(PROJECT)}")
             print("".join(f"    {line}\n" for line in path.read_text().splitlines()), end="")
 

@@ -52,9 +52,7 @@ class Bed:
         }
         return cls(**values)
 
-    def run(
-        self, command: str, *, check: bool = True, timeout: float = 60
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a shell command on the bed's host as ``ssh_user``, through OpenSSH's own client."""
         options = ["-F", "none", "-n", "-p", str(self.ssh_port), "-i", str(self.ssh_key)]
         options += ["-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={self.known_hosts}"]

@@ -76,7 +76,7 @@ class ModuleSystem(Model):
     it.
 
     :param init: shell lines that make ``module`` known (trusted text)
-    :param login_shell: the script needs a login shell for it
+    :param login_shell: only a login shell knows ``module``, so the job script runs in one
     """
 
     type: ModuleSystemType = ModuleSystemType.NONE

@@ -95,7 +95,7 @@ class Submit(Task[SubmitParameters]):
             "account": experiment.account,
             "qos": queue.qos,
             "reservation": queue.reservation,
-            "directives": tuple(queue.directives),
+            "directives": (*queue.directives, *deployment.directives),
         }
 
     async def run(self, context: TaskContext[SubmitParameters]) -> TaskResult:
@@ -121,7 +121,7 @@ class Submit(Task[SubmitParameters]):
                 name=job.name,
                 directory=context.directory,
                 comment=f"{context.identity.dag_id}/{context.identity.experiment_id}",
-                shell=resource.shell,
+                shell=f"{resource.shell} -l" if resource.module_system.login_shell else resource.shell,
                 **context.parameters.model_dump(exclude={"webhook"}),
             ),
             store=services.store,
@@ -201,16 +201,23 @@ async def request_end(context: TaskContext[Any], job: Job) -> None:
 async def end_and_wait(context: TaskContext[Any], job: Job) -> None:
     """See a cleared attempt's job ended before a new one is made.
 
-    :raises JobCanceled: it did not end in time, so that a new job could run beside it
+    :raises JobCanceled: it did not end in time, so that a new job would run beside it
     """
-    if job.submission in (SubmissionState.REFUSED,) or (job.state is not None and job.state.terminal):
+    if _over(job):
         return
     context.log.info("Ending job %s of the attempt before", job.native_id or job.name)
     await request_end(context, job)
-    ended = await context.services.store.wait(job.name, timeout_s=CANCEL_WAIT_S)
-    if ended.state is None or not ended.state.terminal:
+    # Not "nothing is awaited of it any more", which is true of a job that was given up as UNKNOWN.
+    ended = await context.services.store.wait(job.name, timeout_s=CANCEL_WAIT_S, until=_over)
+    if not _over(ended):
         raise JobCanceled(
             f"the job of the attempt before still runs after {CANCEL_WAIT_S:g} s",
             where=f"{job.native_id or job.name} on {job.resource}",
             advice="end it on the cluster, then clear this task again",
         )
+
+
+def _over(job: Job) -> bool:
+    """Certainly no job: ended, refused, or gone by the scheduler's own word."""
+    ended = job.state is not None and job.state.terminal
+    return ended or job.submission is SubmissionState.REFUSED or job.canceled_at is not None
