@@ -138,7 +138,13 @@ def _parse(name: str, default: object, text: str, home: Path) -> object:
     """An option's value from its text, by the type of its default."""
     if isinstance(default, tuple):
         folders = (part.strip() for part in re.split(r"[:,]", text))
-        return tuple(home / Path(folder).expanduser() for folder in folders if folder)
+        try:
+            return tuple(home / Path(folder).expanduser() for folder in folders if folder)
+        except RuntimeError:
+            raise SettingsError(
+                "the configuration cannot be used",
+                [Fault(f"[{SECTION}] {name}", f"{text!r} names the home of somebody who has none")],
+            ) from None
     if isinstance(default, int | float):
         try:
             return type(default)(text)

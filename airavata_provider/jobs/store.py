@@ -63,6 +63,7 @@ class JobStore:
         self._engine = make_async_engine(url, pool_size)
         postgres = self._engine.dialect.name == "postgresql"
         self._writer = GroupWriter(self._engine)
+        self._reads: set[asyncio.Future[Sequence[RowMapping]]] = set()
         self._watcher = Watcher(
             self.jobs_named,
             self.versions_since,
@@ -74,6 +75,8 @@ class JobStore:
         """Finish writes, let waiters go with an error, close connections."""
         await self._watcher.close()
         await self._writer.close()
+        if self._reads:
+            await asyncio.wait(self._reads)
         await self._engine.dispose()
 
     async def create_tables(self) -> None:
@@ -363,10 +366,25 @@ class JobStore:
         return [job_from(row) for row in await self._read("reading jobs", query)]
 
     async def _read(self, doing: str, query: Select[Any]) -> Sequence[RowMapping]:
-        with translated(doing):
-            async with self._engine.connect() as connection:
-                rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
-        return rows
+        """Rows of a query. It ends on its own connection even when nobody waits for it any more: a connection
+        that is left in the middle of a query is lost to the pool."""
+
+        async def read() -> Sequence[RowMapping]:
+            with translated(doing):
+                async with self._engine.connect() as connection:
+                    rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
+            return rows
+
+        reading = asyncio.ensure_future(read())
+        self._reads.add(reading)
+        reading.add_done_callback(self._read_done)
+        return await asyncio.shield(reading)
+
+    def _read_done(self, reading: asyncio.Future[Sequence[RowMapping]]) -> None:
+        self._reads.discard(reading)
+        if not reading.cancelled():
+            # Whoever waited has the error; when nobody did, nobody needs it.
+            reading.exception()
 
 
 _STORES: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, JobStore]] = WeakKeyDictionary()

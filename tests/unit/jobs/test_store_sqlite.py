@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,10 @@ async def test_unreachable_file_is_a_store_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         await store.job("a1")
     await store.close()
+    # aiosqlite's thread of a connection that never was tells its end to this loop, which has to be there still.
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join, 10)
 
 
 async def test_one_store_per_loop_and_url(tmp_path: Path) -> None:
