@@ -319,7 +319,8 @@ class _Submission:
         """The remote script. It is read whole before any of it runs: a cut script does nothing."""
         control = control_directory(self.request.directory, self.request.name)
         path = f"{control}/script"
-        writes = [f"printf %s {quote(self.script)} >script"]
+        # By a rename: a shell reads its script as it goes, and an earlier one may be reading.
+        writes = [f"printf %s {quote(self.script)} >script.new && mv -f script.new script"]
         if self.webhook is not None:
             writes.append(f"printf %s {quote(credential(self.webhook))} >webhook")
         command = self.scheduler.submit_command(path, self.request)
@@ -341,7 +342,7 @@ class _Submission:
             "airavata_main() {\n"
             f"{frame.SETUP}\n{head}\nairavata_submit_s={SUBMIT_S}\n"
             f"airavata_find() {{ (\n{find}\n) </dev/null 9>&-; }}\n"
-            f"airavata_write() {{ {'; '.join(writes)}; }}\n"
+            f"airavata_write() {{ {' && '.join(writes)}; }}\n"
             f"{_SCRIPT}\n}}\n"
             "airavata_main\n"
         )

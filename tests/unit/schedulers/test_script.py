@@ -76,7 +76,9 @@ def start(
     if webhook is not None:
         (control / "webhook").write_text(credential(webhook))
     script = write_script(Fork() if fork else Slurm(), request, webhook, str(control))
-    (control / "script").write_text(script, newline="")
+    # By a rename: a shell reads its script as it goes, and an earlier one may be reading.
+    (control / "script.new").write_text(script, newline="")
+    (control / "script.new").rename(control / "script")
     env = {**os.environ, "SLURM_JOB_ID": "42", "SLURM_RESTART_COUNT": str(restart), **(env or {})}
     with (control / "log").open("ab") as log:
         process = subprocess.Popen(
