@@ -18,6 +18,10 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 scripts/testbed.sh up
 
-# Tests that share the bed's servers run one after the other in one worker (conftest puts them in one group):
-# some of them kill a server.
-python -m pytest -n 2 --dist loadgroup "$@"
+if [[ $# -gt 0 ]]; then
+  python -m pytest "$@"
+  exit
+fi
+python -m pytest -q -n 2 -m 'not integration and not e2e'
+# Tests that share the bed's servers run one after the other: some of them kill a server.
+python -m pytest -q --durations=15 -m 'integration or e2e'

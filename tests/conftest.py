@@ -43,15 +43,11 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test's folder says what it needs; nobody has to remember the mark.
-
-    Tests with servers share one pytest worker (``--dist loadgroup``): some of them kill a server.
-    """
+    """A test's folder says what it needs; nobody has to remember the mark."""
     for item in items:
         for kind in ("integration", "e2e"):
             if (PROJECT / "tests" / kind) in item.path.parents:
                 item.add_marker(kind)
-                item.add_marker(pytest.mark.xdist_group("servers"))
 
 
 @pytest.fixture(scope="session")
