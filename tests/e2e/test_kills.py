@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +25,11 @@ def test_every_process_may_be_killed(
 ) -> None:
     with make_site(bed, tmp_path, make_database(), make_database(), settings=TUNED, triggerers=1) as site:
         airflow = site.airflow
+        # The test bed's SLURM remembers jobs of earlier runs by their names, which follow from these ids.
+        batch = uuid.uuid4().hex
         requests = {
-            f"kill-{number}": site.request(message=f"number {number}", seconds=3) for number in range(EXPERIMENTS)
+            f"kill-{batch}-{number}": site.request(message=f"number {number}", seconds=3)
+            for number in range(EXPERIMENTS)
         }
         for run_id, request in requests.items():
             airflow.trigger(pattern, request, run_id=run_id)
