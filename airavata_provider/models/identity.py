@@ -21,12 +21,15 @@ class TaskIdentity:
     :param experiment_id: the DAG run's id
     :param task_id: the task's id in the pattern (not the segment's)
     :param map_index: -1 when the task is not mapped
+    :param born: when the DAG run was made, to the microsecond; tells it from another run of the same id, of another
+        deployment or after the first was deleted, whose jobs the cluster still remembers
     """
 
     dag_id: str
     experiment_id: str
     task_id: str
     map_index: int = -1
+    born: str = ""
 
 
 def job_name(task: TaskIdentity, attempt: int = 1) -> str:
@@ -35,7 +38,7 @@ def job_name(task: TaskIdentity, attempt: int = 1) -> str:
     15 characters, a letter first, letters and digits only: what Torque (15 characters) and Grid Engine
     (no digit first) accept. 70 bits of SHA-256, so two of a million jobs share one with a chance of 4e-10.
     """
-    text = "\0".join((task.dag_id, task.experiment_id, task.task_id, str(task.map_index), str(attempt)))
+    text = "\0".join((task.dag_id, task.experiment_id, task.task_id, str(task.map_index), str(attempt), task.born))
     digest = hashlib.sha256(text.encode()).digest()
     return "a" + base64.b32encode(digest).decode("ascii")[:14].lower()
 

@@ -100,8 +100,10 @@ class TaskOperator(BaseOperator):
         """Run on a worker; or, there only to render XComs, hand over to the triggerer."""
         if self.deferrable and not self.start_from_trigger and task_types()[self.task_kind].run_on == "triggerer":
             from airavata_provider.triggers.trigger import TaskTrigger
+            from airavata_provider.triggers.worker import born
 
-            self.defer(trigger=TaskTrigger(**self._trigger_kwargs()), method_name="execute_complete")
+            trigger = TaskTrigger(**self._trigger_kwargs(), born=born(context))
+            self.defer(trigger=trigger, method_name="execute_complete")
         from airavata_provider.triggers.worker import run_on_worker
 
         return run_on_worker(self._trigger_kwargs(), context, retries=self.retries or 0)

@@ -68,7 +68,9 @@ class Monitor(Task[MonitorParameters]):
                     "ended_at": _iso(job.ended_at),
                 }
             )
-        if job.state is JobState.CANCELED:
+        # Who is being cancelled ends as cancelled, whatever the last words: without a scheduler they are "killed".
+        asked = job.state is JobState.FAILED and job.cancel_requested_at is not None
+        if job.state is JobState.CANCELED or asked:
             who = job.cancel_requested_by or "somebody on the cluster"
             raise JobCanceled(f"cancelled by {who}{_because(job)}", where=where)
         if job.state is JobState.FAILED:

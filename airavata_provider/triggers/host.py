@@ -56,6 +56,7 @@ class Run:
     :param map_index: -1 when not mapped
     :param try_number: from 1
     :param conf: the run's ``conf``: the experiment, when a pattern's DAG runs
+    :param born: when the run was made; part of its jobs' identity
     :param cleared_through: the last try that a person cleared, where the host knows it, else None: then a
         segment that had ended well and is started with a later try was cleared (see :func:`is_fresh`)
     """
@@ -66,6 +67,7 @@ class Run:
     try_number: int
     conf: Mapping[str, Any] | None = None
     cleared_through: int | None = None
+    born: str = ""
 
 
 @dataclass
@@ -232,7 +234,7 @@ def make_context(
         resource = segment.services.catalog().compute_resource(task.resource)
         directory = f"{resource.scratch}/{experiment_directory(run.dag_id, run.run_id)}"
     return TaskContext(
-        identity=TaskIdentity(run.dag_id, run.run_id, task.id, run.map_index),
+        identity=TaskIdentity(run.dag_id, run.run_id, task.id, run.map_index, run.born),
         try_number=run.try_number,
         fresh=fresh,
         parameters=_validate(kind.Parameters, parameters, task.id),

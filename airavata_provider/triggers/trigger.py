@@ -39,15 +39,18 @@ class TaskTrigger(BaseTrigger):
     :param parameters: of the only task, in a hand-written DAG; rendered by Airflow
     :param resource: compute resource of the only task, in a hand-written DAG; rendered by Airflow
     :param xcom: push the results as XComs
+    :param born: when the run was made, told by the worker that handed over; else it comes with the trigger
     """
 
     def __init__(
         self,
+        *,
         tasks: Any = None,
         experiment: Any = False,
         parameters: Any = None,
         resource: Any = None,
         xcom: Any = True,
+        born: Any = None,
         **unknown: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -56,6 +59,7 @@ class TaskTrigger(BaseTrigger):
         self.parameters = parameters
         self.resource = resource
         self.xcom = xcom
+        self.born = born
         # Fields of a newer version's trigger, met after a downgrade.
         self.unknown = unknown
 
@@ -67,6 +71,7 @@ class TaskTrigger(BaseTrigger):
             "parameters": self.parameters,
             "resource": self.resource,
             "xcom": self.xcom,
+            "born": self.born,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -122,7 +127,8 @@ class TaskTrigger(BaseTrigger):
                 run_id=ti.run_id,
                 map_index=-1 if ti.map_index is None else ti.map_index,
                 try_number=ti.try_number,
-                conf=_conf(ti) if self.experiment else None,
+                conf=_dag_run(ti).conf or {} if self.experiment else None,
+                born=self.born or str(_dag_run(ti).run_after.isoformat()),
             ),
             services=get_services(),
             log=_LOG,
@@ -181,8 +187,7 @@ class TaskTrigger(BaseTrigger):
         return None
 
 
-def _conf(ti: Any) -> Mapping[str, Any]:
-    """The run's ``conf``, from what came with the trigger: the template context would validate all params anew."""
+def _dag_run(ti: Any) -> Any:
+    """The run, as it came with the trigger: the template context would validate all params anew."""
     from_server = getattr(ti, "_ti_context_from_server", None)
-    dag_run = from_server.dag_run if from_server is not None else ti.get_template_context()["dag_run"]
-    return dag_run.conf or {}
+    return from_server.dag_run if from_server is not None else ti.get_template_context()["dag_run"]

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("airavata_provider.task")
 
 
+def born(context: Context) -> str:
+    """When the DAG run was made: fixed for its life, other for every run."""
+    return str(context["dag_run"].run_after.isoformat())
+
+
 def run_on_worker(kwargs: Mapping[str, Any], context: Context, *, retries: int) -> dict[str, Any] | None:
     """Run a trigger's tasks here and now.
 
@@ -45,6 +50,7 @@ def run_on_worker(kwargs: Mapping[str, Any], context: Context, *, retries: int) 
         try_number=ti.try_number,
         conf=(context["dag_run"].conf or {}) if experiment else None,
         cleared_through=ti.max_tries - retries,
+        born=born(context),
     )
 
     async def work() -> dict[str, Mapping[str, Any]]:
