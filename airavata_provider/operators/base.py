@@ -106,7 +106,12 @@ class TaskOperator(BaseOperator):
             self.defer(trigger=trigger, method_name="execute_complete")
         from airavata_provider.triggers.worker import run_on_worker
 
-        return run_on_worker(self._trigger_kwargs(), context, retries=self.retries or 0)
+        result = run_on_worker(self._trigger_kwargs(), context, retries=self.retries or 0)
+        if self.do_xcom_push:
+            # As the trigger does: each value is an XCom of its own, too.
+            for key, value in (result or {}).items():
+                context["ti"].xcom_push(key=key, value=value)
+        return result
 
     def execute_complete(self, context: Context, event: Any = None) -> None:
         """Reached with an error that a retry does not cure; in ``dag.test()`` with every outcome.

@@ -1,0 +1,109 @@
+"""What a deployment does while it runs: patterns come and change, hand-written DAGs use the operators, and a
+cancelled experiment's job ends although every triggerer was down."""
+
+from __future__ import annotations
+
+import textwrap
+
+from tests.airflow_instance import AirflowInstance
+from tests.deployment import TEXT, Site
+from tests.e2e.test_experiments import wait_for_job
+
+PATTERN = """\
+name: mine
+tasks:
+  - {{id: environment_setup, type: environment_setup}}
+  - id: say
+    type: remote_command
+    after: [environment_setup]
+    parameters: {{command: "echo {word}; sleep {pause}"}}
+  - {{id: again, type: remote_command, after: [say], parameters: {{command: "echo {word}"}}}}
+"""
+
+
+def test_a_pattern_comes_changes_and_breaks_without_a_restart(site: Site, airflow: AirflowInstance) -> None:
+    file = site.patterns / "mine.yaml"
+    file.write_text(PATTERN.format(word="first", pause=40))
+    airflow.wait_for_dag("mine", timeout=60)
+    old = airflow.trigger("mine", site.request("host"))
+    airflow.wait("it has begun", lambda: airflow.task_states("mine", old)["say"] == "deferred", timeout=60)
+
+    file.write_text(PATTERN.format(word="second", pause=0))
+    (site.patterns / "broken.yaml").write_text("name: broken\ntasks:\n  - {id: a, type: submt}\n")
+
+    def told() -> bool:
+        return any("broken.yaml:3" in error["stack_trace"] for error in airflow.import_errors())
+
+    airflow.wait("the broken one is an import error with its line", told, timeout=60)
+
+    def second() -> bool:
+        run_id = airflow.trigger("mine", site.request("host"))
+        assert airflow.wait_run("mine", run_id, timeout=120) == "success"
+        return bool(site.report("mine", run_id)["tasks"]) and "second" in airflow.log("mine", run_id, "again")
+
+    airflow.wait("new experiments follow the new text", second, timeout=90, every=3)
+    assert airflow.wait_run("mine", old, timeout=120) == "success"
+    assert "first" in airflow.log("mine", old, "again")
+    (site.patterns / "broken.yaml").unlink()
+
+
+DAG = """\
+from airflow.sdk import DAG, task
+
+from airavata_provider.operators.experiment import (
+    CleanUpOperator, EnvironmentSetupOperator, RemoteCommandOperator, StageInOperator, StageOutOperator,
+    SubmitJobOperator,
+)
+from airavata_provider.sensors.job import JobSensor
+
+for name, deferrable in (("by_hand", True), ("by_hand_on_workers", False)):
+    with DAG(name, schedule=None, params={"lines": 1}, default_args={"deferrable": deferrable}) as dag:
+
+        @task
+        def word() -> str:
+            return "from an XCom"
+
+        where = {"resource": "cluster"}
+        setup = EnvironmentSetupOperator(task_id="setup", **where)
+        bring = StageInOperator(task_id="bring", files=[("storage://files/in/text.txt", "text.txt")], **where)
+        submit = SubmitJobOperator(
+            task_id="submit", executable="head", arguments=["-n", "{{ params.lines }}", "text.txt"], **where
+        )
+        wait = JobSensor(task_id="wait", job="submit", **where)
+        say = RemoteCommandOperator(
+            task_id="say", command="printf %s \\"$WORD\\" > word.txt", environment={"WORD": word()}, **where
+        )
+        fetch = StageOutOperator(
+            task_id="fetch", files=["stdout.txt", "word.txt"], to="storage://files/{{ dag.dag_id }}", **where
+        )
+        setup >> bring >> submit >> wait >> say >> fetch >> CleanUpOperator(task_id="clean", **where)
+    globals()[name] = dag
+"""
+
+
+def test_hand_written_dags_use_the_operators(site: Site, airflow: AirflowInstance) -> None:
+    (site.dags / "by_hand.py").write_text(textwrap.dedent(DAG))
+    names = ("by_hand", "by_hand_on_workers")
+    for name in names:
+        airflow.wait_for_dag(name)
+    runs = {name: airflow.trigger(name) for name in names}
+    for name, run_id in runs.items():
+        assert airflow.wait_run(name, run_id, timeout=240) == "success", airflow.task_states(name, run_id)
+        assert (site.storage / name / "stdout.txt").read_text() == TEXT.splitlines(keepends=True)[0]
+        assert (site.storage / name / "word.txt").read_text() == "from an XCom"
+        assert airflow.xcom(name, run_id, "submit", "native_id")
+
+
+def test_a_cancel_survives_the_triggerers(site: Site, airflow: AirflowInstance) -> None:
+    run_id = airflow.trigger("hpc_batch", site.request(seconds=600))
+    job = wait_for_job(site, "hpc_batch", run_id)
+    for name in ("triggerer", "triggerer-2"):
+        airflow.kill(name)
+    airflow.api("PATCH", f"/dags/hpc_batch/dagRuns/{run_id}", json={"state": "failed"})
+    for name in ("triggerer", "triggerer-2"):
+        airflow.launch(name)
+    airflow.wait(
+        "SLURM ends the job",
+        lambda: site.accounted(job["name"])[0].split("|")[2].startswith("CANCELLED"),
+        timeout=150,
+    )
