@@ -16,12 +16,10 @@ from airflow.triggers.base import StartTriggerArgs
 
 from airavata_provider.operators.links import ExperimentLink
 from airavata_provider.tasks.registry import task_types
+from airavata_provider.triggers.trigger import CLASSPATH, TaskTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-
-CLASSPATH = "airavata_provider.triggers.trigger.TaskTrigger"
 
 
 class TaskOperator(BaseOperator):
@@ -99,7 +97,6 @@ class TaskOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         """Run on a worker; or, there only to render XComs, hand over to the triggerer."""
         if self.deferrable and not self.start_from_trigger and task_types()[self.task_kind].run_on == "triggerer":
-            from airavata_provider.triggers.trigger import TaskTrigger
             from airavata_provider.triggers.worker import born
 
             trigger = TaskTrigger(**self._trigger_kwargs(), born=born(context))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.triggers.base import StartTriggerArgs
 
-from airavata_provider.operators.base import CLASSPATH, fail_for_good
+from airavata_provider.operators.base import fail_for_good
 from airavata_provider.operators.links import ExperimentLink
+from airavata_provider.triggers.trigger import CLASSPATH
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

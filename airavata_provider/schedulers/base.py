@@ -15,7 +15,6 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import ClassVar
 
 from airavata_provider.models.job import JobState
@@ -29,15 +28,6 @@ def quote(value: str) -> str:
     if "\0" in value:
         raise ValueError("a NUL character cannot be passed to a command")
     return shlex.quote(value)
-
-
-class Parallelism(StrEnum):
-    """How the executable is parallel, which decides its launcher."""
-
-    SERIAL = "SERIAL"
-    MPI = "MPI"
-    OPENMP = "OPENMP"
-    OPENMP_MPI = "OPENMP_MPI"
 
 
 @dataclass(frozen=True)
