@@ -58,8 +58,9 @@ from airavata_provider.errors import (
 )
 from airavata_provider.models.job import Job, SubmissionState
 from airavata_provider.schedulers import frame
-from airavata_provider.schedulers.base import CommandResult, JobRequest, Scheduler, quote
+from airavata_provider.schedulers.base import CommandResult, Scheduler, quote
 from airavata_provider.schedulers.record import control_directory
+from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.schedulers.script import Webhook, credential, write_script
 
 GRACE_S = 120.0

@@ -6,6 +6,10 @@ value that is put into a command goes through :func:`quote`. A native state that
 ``UNKNOWN``, never an exception; an answer that makes no sense raises
 :class:`~airavata_provider.errors.AnswerUnreadable`.
 
+What a request asks for is translated by a table, :attr:`Scheduler.options`: which fields of
+:class:`JobRequest` an entry expresses, and the directive's text. A field that no entry has, or that its entry
+cannot express with this value, is told by :meth:`Scheduler.unsupported`, never left out in silence.
+
 A new scheduler is one subclass in one file and one entry point in the group ``airavata.schedulers``.
 """
 
@@ -14,10 +18,13 @@ from __future__ import annotations
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
+from airavata_provider.errors import ConfigurationError
 from airavata_provider.models.job import JobState
+from airavata_provider.models.outcome import Outcome
+from airavata_provider.schedulers.request import Inexpressible, JobRequest, Option, asked
 
 
 def quote(value: str) -> str:
@@ -28,70 +35,6 @@ def quote(value: str) -> str:
     if "\0" in value:
         raise ValueError("a NUL character cannot be passed to a command")
     return shlex.quote(value)
-
-
-@dataclass(frozen=True)
-class JobRequest:
-    """Everything a job script is written from. Values are raw text; the script's writer quotes them.
-
-    :param name: the job's name (``models.identity.job_name``)
-    :param directory: working directory, absolute, on the resource
-    :param executable: path or command, one word
-    :param arguments: one entry each, passed as they are
-    :param environment: exported before the modules are loaded
-    :param module_init: shell lines that make ``module`` known, run before the modules are loaded (trusted
-        text)
-    :param modules: names for ``module load``
-    :param pre_commands: shell lines of the site's administrator, run before the executable (trusted text)
-    :param post_commands: the same, after it, whatever its exit status
-    :param launcher: words put before the executable (``("srun",)``); () runs it directly
-    :param stdin: file in the working directory, or None
-    :param stdout: file name in the working directory for the payload's standard output
-    :param stderr: the same for standard error
-    :param queue: queue or partition
-    :param nodes: number of nodes
-    :param tasks: processes in all
-    :param cpus_per_task: cores for each process
-    :param memory_mb: memory per node, MiB
-    :param gpus: GPUs per node
-    :param walltime_s: seconds
-    :param account: allocation to charge
-    :param qos: quality of service
-    :param reservation: reservation to run in
-    :param comment: free text shown by the scheduler's tools
-    :param signal_before_end_s: ask for a signal that many seconds before the walltime, where the scheduler
-        can
-    :param directives: raw scheduler options of the site (trusted text), one line each, without the prefix
-    :param shell: interpreter of the script, with its options
-    """
-
-    name: str
-    directory: str
-    executable: str
-    arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    module_init: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
-    pre_commands: tuple[str, ...] = ()
-    post_commands: tuple[str, ...] = ()
-    launcher: tuple[str, ...] = ()
-    stdin: str | None = None
-    stdout: str = "stdout.txt"
-    stderr: str = "stderr.txt"
-    queue: str | None = None
-    nodes: int = 1
-    tasks: int = 1
-    cpus_per_task: int = 1
-    memory_mb: int | None = None
-    gpus: int = 0
-    walltime_s: int | None = None
-    account: str | None = None
-    qos: str | None = None
-    reservation: str | None = None
-    comment: str = ""
-    signal_before_end_s: int = 60
-    directives: tuple[str, ...] = ()
-    shell: str = "/bin/bash"
 
 
 @dataclass(frozen=True)
@@ -108,13 +51,15 @@ class JobRef:
     """A job as a status query needs it.
 
     :param native_id: the scheduler's id
-    :param name: our name for it
-    :param directory: its working directory
+    :param name: its name in the scheduler, which all elements of an array share
+    :param directory: the working directory that holds its control directory
+    :param index: of an array's element, whose ``native_id`` is :meth:`Scheduler.element_id`
     """
 
     native_id: str
     name: str
     directory: str
+    index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +73,7 @@ class JobStatus:
     :param exit_code: the payload's, where the answer has it
     :param signal: the signal that ended the payload, where the answer has it
     :param reason: why it waits or why it ended, in the scheduler's words
+    :param outcome: what kind of end, or of waiting, that is; None when nothing more is known than the state
     """
 
     native_id: str
@@ -137,6 +83,7 @@ class JobStatus:
     exit_code: int | None = None
     signal: int | None = None
     reason: str = ""
+    outcome: Outcome | None = None
 
 
 class Scheduler(ABC):
@@ -154,7 +101,18 @@ class Scheduler(ABC):
     """Whether :meth:`history_command` can tell about jobs that left the queue."""
 
     native_id_expression: ClassVar[str]
-    """Shell expression, valid in a running job's script, for the id that :meth:`parse_submit` returned."""
+    """Shell expression, valid in a running job's script, for the id that :meth:`parse_submit` returned; in an array's
+    element for :meth:`element_id` of it.
+    """
+
+    index_expression: ClassVar[str | None] = None
+    """Shell expression for the index of the array's element that runs; None: the scheduler has no arrays."""
+
+    prefix: ClassVar[str] = ""
+    """What a directive begins with in a script (``#SBATCH``)."""
+
+    options: ClassVar[Sequence[Option]] = ()
+    """The table from a request's fields to directives."""
 
     restart_expression: ClassVar[str] = "0"
     """Shell expression for how often the scheduler started this job again under the same id."""
@@ -169,9 +127,58 @@ class Scheduler(ABC):
         """
         return ()
 
-    @abstractmethod
+    def fixed(self, request: JobRequest) -> Sequence[str]:
+        """Directives, without the prefix, that no request changes: name, directory, where the script's own log
+        goes.
+        """
+        return ()
+
+    def check_raw(self, line: str) -> None:  # noqa: B027  # most have nothing to object to
+        """Look at a raw directive of the site.
+
+        :raises ConfigurationError: with it, the job could not be followed
+        """
+
     def directives(self, request: JobRequest) -> Sequence[str]:
-        """Lines of the script's head (``#SBATCH …``), without newlines."""
+        """Lines of the script's head (``#SBATCH …``), without newlines: fixed ones, the table's, raw ones.
+
+        What the scheduler cannot express is left out: whoever asks for it is told by :meth:`unsupported`.
+
+        :raises ConfigurationError: a value that nobody may ask for; a raw directive that must not be
+        """
+        lines = list(self.fixed(request))
+        for option in self.options:
+            try:
+                lines += option.lines(request)
+            except Inexpressible:
+                continue
+        for raw in request.directives:
+            text = raw.strip().removeprefix(self.prefix).strip()
+            if "\n" in text or "\r" in text:
+                raise ConfigurationError(f"a directive is one line: {raw!r}")
+            self.check_raw(text)
+            lines.append(text)
+        return [f"{self.prefix} {line}" for line in lines]
+
+    def unsupported(self, request: JobRequest) -> Mapping[str, str]:
+        """What is asked for and cannot be expressed here: by field's name, why."""
+        wanted = asked(request)
+        known = {name for option in self.options for name in option.fields}
+        found = dict.fromkeys(sorted(wanted - known), f"{self.name} has no words for it")
+        for option in self.options:
+            if wanted.intersection(option.fields):
+                try:
+                    tuple(option.lines(request))
+                except Inexpressible as fault:
+                    found |= dict.fromkeys(sorted(wanted.intersection(option.fields)), str(fault))
+        return found
+
+    def element_id(self, native_id: str, index: int) -> str:
+        """The scheduler's id of one element of the array with that id.
+
+        :raises NotImplementedError: no arrays here
+        """
+        raise NotImplementedError(f"{self.name} has no arrays")
 
     @abstractmethod
     def submit_command(self, script: str, request: JobRequest) -> str:

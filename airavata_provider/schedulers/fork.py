@@ -22,15 +22,9 @@ from typing import ClassVar
 from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
 from airavata_provider.models.job import JobState
 from airavata_provider.schedulers import frame
-from airavata_provider.schedulers.base import (
-    CommandResult,
-    JobRef,
-    JobRequest,
-    JobStatus,
-    Scheduler,
-    quote,
-)
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
 from airavata_provider.schedulers.record import control_directory, parse_exit_record
+from airavata_provider.schedulers.request import JobRequest
 
 _START = """\
 airavata_start() { # PID: start time and state of a process into $airavata_started and $airavata_run

@@ -29,7 +29,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from airavata_provider.errors import ConfigurationError
-from airavata_provider.schedulers.base import JobRequest, Scheduler, quote
+from airavata_provider.schedulers.base import Scheduler, quote
+from airavata_provider.schedulers.request import JobRequest
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")

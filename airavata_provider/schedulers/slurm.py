@@ -22,15 +22,9 @@ from airavata_provider.errors import (
 )
 from airavata_provider.models.job import JobState
 from airavata_provider.schedulers import frame
-from airavata_provider.schedulers.base import (
-    CommandResult,
-    JobRef,
-    JobRequest,
-    JobStatus,
-    Scheduler,
-    quote,
-)
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
 from airavata_provider.schedulers.record import ExitRecord, control_directory, parse_exit_record
+from airavata_provider.schedulers.request import JobRequest
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from pydantic import Field
 from airavata_provider.errors import CommandFailed, FileMissing
 from airavata_provider.models.identity import job_name
 from airavata_provider.models.job import Job
-from airavata_provider.schedulers.base import JobRef, JobRequest, JobStatus, quote
+from airavata_provider.schedulers.base import JobRef, JobStatus, quote
 from airavata_provider.schedulers.record import control_directory
+from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 
 if TYPE_CHECKING:

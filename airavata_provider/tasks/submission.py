@@ -16,7 +16,7 @@ from airavata_provider.models.application import Parallelism
 from airavata_provider.models.identity import job_name
 from airavata_provider.models.job import Job, SubmissionState
 from airavata_provider.models.resolved import command_arguments
-from airavata_provider.schedulers.base import JobRequest
+from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 
 if TYPE_CHECKING:

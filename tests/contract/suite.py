@@ -26,8 +26,9 @@ from airavata_provider.errors import (
 )
 from airavata_provider.jobs.submission import RemoteHost, submit
 from airavata_provider.models.job import JobState
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobRequest, JobStatus, Scheduler
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
 from airavata_provider.schedulers.registry import scheduler
+from airavata_provider.schedulers.request import JobRequest
 from tests.contract.hosts import LocalHost, MemoryStore, job
 
 REF = JobRef("12", "ajob", "/scratch/d")

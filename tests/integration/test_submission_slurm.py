@@ -14,7 +14,8 @@ import pytest
 from airavata_provider.errors import ConnectFailed, SubmissionRefused, SubmissionUncertain
 from airavata_provider.jobs.submission import Patience, RemoteHost, submit
 from airavata_provider.models.job import JobState, SubmissionState
-from airavata_provider.schedulers.base import CommandResult, JobRequest
+from airavata_provider.schedulers.base import CommandResult
+from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.schedulers.slurm import Slurm
 from airavata_provider.ssh.host import Host
 from airavata_provider.ssh.pool import SSHPool

@@ -83,7 +83,7 @@ def settings_table() -> str:
 def uncertain_advice() -> str:
     """What :func:`submit` tells a person, by letting it meet a host that gives no answers."""
     from airavata_provider.jobs.submission import submit
-    from airavata_provider.schedulers.base import JobRequest
+    from airavata_provider.schedulers.request import JobRequest
     from airavata_provider.schedulers.slurm import Slurm
     from airavata_provider.ssh.command import RawResult
     from airavata_provider.testing import ScriptedHost

@@ -9,7 +9,8 @@ from typing import Any
 
 from airavata_provider.errors import AnswerUnreadable, ConnectFailed
 from airavata_provider.models.job import JobState
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobRequest, JobStatus, Scheduler
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
+from airavata_provider.schedulers.request import JobRequest
 
 
 class PaperScheduler(Scheduler):

@@ -26,15 +26,9 @@ from airavata_provider.errors import (
 from airavata_provider.jobs.submission import GRACE_S, Patience, submit
 from airavata_provider.models.job import SubmissionState
 from airavata_provider.schedulers import frame
-from airavata_provider.schedulers.base import (
-    CommandResult,
-    JobRef,
-    JobRequest,
-    JobStatus,
-    Scheduler,
-    quote,
-)
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
 from airavata_provider.schedulers.record import control_directory
+from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.schedulers.script import Webhook
 from tests.contract.hosts import LocalHost, MemoryStore, ScriptedHost, job
 

@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airavata_provider.errors import ConfigurationError
-from airavata_provider.schedulers.base import JobRequest
 from airavata_provider.schedulers.fork import Fork
 from airavata_provider.schedulers.record import ExitRecord, control_directory, parse_exit_record
+from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.schedulers.script import Webhook, credential, write_script
 from airavata_provider.schedulers.slurm import Slurm
 

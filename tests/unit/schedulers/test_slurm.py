@@ -13,7 +13,8 @@ from airavata_provider.errors import (
     SubmissionUncertain,
 )
 from airavata_provider.models.job import JobState
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobRequest, JobStatus
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus
+from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.schedulers.slurm import HISTORY_STATES, QUEUE_STATES, Slurm, neutral
 from tests.unit.schedulers.captures import SLURM, answer, capture, framed
 
