@@ -124,7 +124,7 @@ def validate(args: Namespace) -> int:
 async def _cancel(run: runs.Run, store: JobStore, *, wait_s: float | None) -> int:
     jobs = await runs.cancel_experiment(run, store, by=_user() or "the command line")
     if run.over and not jobs:
-        _say(f"{run.id} is over already: {_state(run, await store.jobs_of(run.dag_id, run.id))}.")
+        _say(f"{run.id} is over already: {_state(run, await store.jobs_of(run.dag_id, run.id, run.born))}.")
         return 0
     if wait_s is None or not jobs:
         ending = f"; the end of {len(jobs)} jobs is on record" if jobs else ""

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from airavata_provider.errors import AiravataError, ExperimentRefused, Fault
+from airavata_provider.models.identity import birth
 from airavata_provider.models.job import Job, SubmissionState, TaskRecord
 
 if TYPE_CHECKING:
@@ -84,6 +85,11 @@ class Run:
     def over(self) -> bool:
         """Whether it will not change by itself any more."""
         return self.state in FINISHED
+
+    @property
+    def born(self) -> str:
+        """What tells it from another run of the same id in the job store."""
+        return birth(self.run_after) if self.run_after is not None else ""
 
 
 def create_run(resolved: ResolvedExperiment, *, via: str, by: str | None) -> Run:
@@ -233,7 +239,7 @@ async def cancel_experiment(run: Run, store: JobStore, *, by: str) -> list[Job]:
     :returns: the jobs that the cluster still has to give up
     """
     await asyncio.to_thread(fail_run, run.dag_id, run.id, by=by)
-    jobs = [job for job in await store.jobs_of(run.dag_id, run.id) if not job_over(job)]
+    jobs = [job for job in await store.jobs_of(run.dag_id, run.id, run.born) if not job_over(job)]
     return [await store.request_cancel(job.name, by) for job in jobs]
 
 
@@ -245,8 +251,8 @@ def job_over(job: Job) -> bool:
 
 async def experiment_report(run: Run, store: JobStore, *, now: datetime) -> dict[str, Any]:
     """Everything there is to tell about an experiment, as JSON values but for its moments."""
-    jobs = await store.jobs_of(run.dag_id, run.id)
-    records = await store.task_records(run.dag_id, run.id)
+    jobs = await store.jobs_of(run.dag_id, run.id, run.born)
+    records = await store.task_records(run.dag_id, run.id, run.born)
     histories = {job.name: [_event(event) for event in await store.events(job.name)] for job in jobs}
     return {
         "id": run.id,

@@ -92,7 +92,8 @@ def _step(job: Job, event: JobEvent) -> Decision:
     state = event.state
     if state is job.state:
         if event.given_up and state is _S.UNKNOWN and job.ended_at is None:
-            return Decision(Effect.APPLIED, replace(job, ended_at=event.at, reason=event.reason))
+            ended = replace(job, ended_at=event.at, reason=event.reason, outcome=event.outcome)
+            return Decision(Effect.APPLIED, ended)
         newer = job.state_at is None or event.at > job.state_at
         return Decision(Effect.CONFIRMED, replace(job, state_at=event.at) if newer else job)
     if state not in TRANSITIONS[job.state]:
@@ -108,6 +109,7 @@ def _step(job: Job, event: JobEvent) -> Decision:
             state_at=event.at,
             state_source=event.source,
             reason=event.reason,
+            outcome=event.outcome,
             started_at=event.at if state is _S.ACTIVE and job.started_at is None else job.started_at,
             ended_at=event.at if event.given_up and state is _S.UNKNOWN else None,
         ),
@@ -130,6 +132,7 @@ def _end(job: Job, event: JobEvent) -> Decision:
             exit_code=event.exit_code if job.exit_code is None else job.exit_code,
             signal=event.signal if job.signal is None else job.signal,
             reason=job.reason or event.reason,
+            outcome=job.outcome or event.outcome,
             canceled_at=agreed,
         )
         return Decision(Effect.CONFIRMED, job if confirmed == job else confirmed)
@@ -147,6 +150,7 @@ def _with_end(job: Job, event: JobEvent) -> Job:
         exit_code=event.exit_code,
         signal=event.signal,
         reason=event.reason,
+        outcome=event.outcome,
     )
 
 

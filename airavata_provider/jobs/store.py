@@ -1,8 +1,7 @@
-"""The job store: jobs, their news, their submissions, tasks' checkpoints, leases. The one door to those
-tables.
+"""The job store: jobs, their news, their submissions; with ``jobs.records``, the one door to the tables.
 
 What always holds: moments are timezone-aware UTC; what a method that writes returns is committed;
-:meth:`append` is idempotent and safe beside other processes; the database's errors become ``StoreError``.
+:meth:`~JobStore.append` is idempotent and safe beside other processes; the database's errors become ``StoreError``.
 
 One store per event loop and URL (:func:`get_store`). Imports Airflow only to learn the URL, and only then.
 """
@@ -11,25 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import RowMapping, Select, case, func, select
+from sqlalchemy import Select, case, func, select
 
 from airavata_provider.errors import DeadlineExceeded, JobUnknown
 from airavata_provider.jobs import tables
-from airavata_provider.jobs.engine import make_async_engine, translated
-from airavata_provider.jobs.rows import (
-    StoredEvent,
-    job_from,
-    stored_event,
-)
-from airavata_provider.jobs.unit import Lease, Unit, Work
+from airavata_provider.jobs.records import Records
+from airavata_provider.jobs.rows import StoredEvent, job_from, stored_event
+from airavata_provider.jobs.unit import Unit, Work
 from airavata_provider.jobs.watch import Watcher, listen
-from airavata_provider.jobs.writer import GroupWriter
+from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import (
     Effect,
     EventSource,
@@ -37,12 +32,7 @@ from airavata_provider.models.job import (
     JobEvent,
     JobState,
     SubmissionState,
-    TaskRecord,
-    TaskState,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _LOG = logging.getLogger(__name__)
 _SETTLED = frozenset({SubmissionState.SUBMITTED, SubmissionState.REFUSED})
@@ -50,7 +40,7 @@ _SETTLED = frozenset({SubmissionState.SUBMITTED, SubmissionState.REFUSED})
 _CHUNK = 400
 
 
-class JobStore:
+class JobStore(Records):
     """The store of one event loop. Opens nothing before the first call.
 
     :param url: ``sqlite:///…`` or ``postgresql://…``
@@ -60,10 +50,8 @@ class JobStore:
     """
 
     def __init__(self, url: str, *, watch_interval: float = 0.5, pool_size: int = 5) -> None:
-        self._engine = make_async_engine(url, pool_size)
+        super().__init__(url, pool_size)
         postgres = self._engine.dialect.name == "postgresql"
-        self._writer = GroupWriter(self._engine)
-        self._reads: set[asyncio.Future[Sequence[RowMapping]]] = set()
         self._watcher = Watcher(
             self.jobs_named,
             self.versions_since,
@@ -74,16 +62,7 @@ class JobStore:
     async def close(self) -> None:
         """Finish writes, let waiters go with an error, close connections."""
         await self._watcher.close()
-        await self._writer.close()
-        if self._reads:
-            await asyncio.wait(self._reads)
-        await self._engine.dispose()
-
-    async def create_tables(self) -> None:
-        """Make the tables that are missing, without migrations: for tests and throw-away stores."""
-        with translated("making the tables"):
-            async with self._engine.begin() as connection:
-                await connection.run_sync(tables.metadata.create_all)
+        await super().close()
 
     # --- jobs and their submission
 
@@ -177,24 +156,26 @@ class JobStore:
             for job in await self._jobs(select(tables.job).where(tables.job.c.name.in_(chunk)))
         ]
 
-    async def latest(self, dag_id: str, experiment_id: str, task_id: str, map_index: int) -> Job | None:
-        """The job of that submission task's highest attempt."""
+    async def latest(self, task: TaskIdentity) -> Job | None:
+        """The job, or the array, of that submission task's highest attempt."""
         column = tables.job.c
         query = (
             select(tables.job)
-            .where(column.dag_id == dag_id, column.experiment_id == experiment_id)
-            .where(column.task_id == task_id, column.map_index == map_index)
+            .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
+            .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
+            .where(column.array.is_(None))
             .order_by(column.attempt.desc())
             .limit(1)
         )
         return next(iter(await self._jobs(query)), None)
 
-    async def jobs_of(self, dag_id: str, experiment_id: str) -> list[Job]:
-        """All jobs of an experiment, by task, map index and attempt."""
+    async def jobs_of(self, dag_id: str, experiment_id: str, born: str) -> list[Job]:
+        """All jobs of an experiment, by task, map index and attempt; arrays without their elements."""
         column = tables.job.c
         return await self._jobs(
             select(tables.job)
-            .where(column.dag_id == dag_id, column.experiment_id == experiment_id)
+            .where(column.dag_id == dag_id, column.experiment_id == experiment_id, column.born == born)
+            .where(column.array.is_(None))
             .order_by(column.task_id, column.map_index, column.attempt)
         )
 
@@ -321,70 +302,10 @@ class JobStore:
 
         return await self._writer.write(Work("saving a cancel", do, jobs=(name,), events=(told,)))
 
-    # --- tasks' checkpoints
-
-    async def record_task(self, record: TaskRecord) -> None:
-        """Keep a task's checkpoint in place of an earlier one; that of a later try is never overwritten."""
-        await self._writer.write(Work("saving a task's checkpoint", lambda unit: unit.put_task(record)))
-
-    async def task_records(self, dag_id: str, experiment_id: str) -> Mapping[tuple[str, int], TaskRecord]:
-        """An experiment's checkpoints by task id and map index."""
-        column = tables.task.c
-        query = select(tables.task).where(column.dag_id == dag_id, column.experiment_id == experiment_id)
-        records = [
-            TaskRecord(**{**row, "state": TaskState(row["state"])})
-            for row in await self._read("reading checkpoints", query)
-        ]
-        return {(record.task_id, record.map_index): record for record in records}
-
-    async def forget_tasks(
-        self, dag_id: str, experiment_id: str, tasks: Iterable[tuple[str, int]] | None = None
-    ) -> None:
-        """Forget the checkpoints of those tasks (id and map index), or of the whole experiment."""
-        which = None if tasks is None else tuple(tasks)
-        await self._writer.write(
-            Work("forgetting checkpoints", lambda unit: unit.forget_tasks(dag_id, experiment_id, which))
-        )
-
-    # --- leases
-
-    async def lease(self, name: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew the lease of that name; False while another holds it. ``ttl_s`` 0 gives it back."""
-
-        def do(unit: Unit) -> bool:
-            held = unit.lease(name)
-            if held is not None and held.holder != holder and held.expires_at > unit.now:
-                return False
-            unit.take_lease(name, Lease(holder, unit.now + timedelta(seconds=ttl_s)))
-            return True
-
-        return await self._writer.write(Work("taking a lease", do, leases=(name,)))
-
     # --- within
 
     async def _jobs(self, query: Select[Any]) -> list[Job]:
         return [job_from(row) for row in await self._read("reading jobs", query)]
-
-    async def _read(self, doing: str, query: Select[Any]) -> Sequence[RowMapping]:
-        """Rows of a query. It ends on its own connection even when nobody waits for it any more: a connection
-        that is left in the middle of a query is lost to the pool."""
-
-        async def read() -> Sequence[RowMapping]:
-            with translated(doing):
-                async with self._engine.connect() as connection:
-                    rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
-            return rows
-
-        reading = asyncio.ensure_future(read())
-        self._reads.add(reading)
-        reading.add_done_callback(self._read_done)
-        return await asyncio.shield(reading)
-
-    def _read_done(self, reading: asyncio.Future[Sequence[RowMapping]]) -> None:
-        self._reads.discard(reading)
-        if not reading.cancelled():
-            # Whoever waited has the error; when nobody did, nobody needs it.
-            reading.exception()
 
 
 _STORES: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, JobStore]] = WeakKeyDictionary()

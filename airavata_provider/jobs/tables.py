@@ -1,9 +1,11 @@
-"""The store's tables, in their own MetaData; columns are named as the fields of ``models.job``.
+"""The store's tables, in their own MetaData; columns are named as the fields of the
+dataclasses in ``models``.
 
 ``airavata_job`` is the record of each job and, by its ``submission`` and ``native_id``, the intent to submit
 it; ``airavata_submission`` is the journal of that intent, append-only; ``airavata_job_event`` is every piece
 of news, append-only, with what it did; ``airavata_task`` holds the checkpoints of tasks; ``airavata_lease``
-who runs a service that must run once.
+who runs a service that must run once; ``airavata_placement`` where experiments run that left the choice to us;
+``airavata_availability`` what people said about resources: drained, down.
 
 A change here needs a migration in ``migrations/versions``; a test compares the two. Imports SQLAlchemy and
 nothing that does I/O.
@@ -102,7 +104,28 @@ job = Table(
     Column("cancel_requested_at", UtcDateTime),
     Column("cancel_requested_by", String(250), nullable=False),
     Column("canceled_at", UtcDateTime),
-    UniqueConstraint("dag_id", "experiment_id", "task_id", "map_index", "attempt", name="uq_airavata_job_identity"),
+    Column("outcome", String(32)),
+    Column("priority", Integer, nullable=False),
+    Column("admitted_at", UtcDateTime),
+    Column("array", String(64)),
+    # -1 for what is no element: in a unique constraint no NULL equals another.
+    Column("element", Integer, nullable=False),
+    Column("size", Integer),
+    Column("tally", JSON(none_as_null=True)),
+    Column("request", JSON(none_as_null=True)),
+    Column("born", String(64), nullable=False),
+    UniqueConstraint(
+        "dag_id",
+        "experiment_id",
+        "born",
+        "task_id",
+        "map_index",
+        "attempt",
+        "element",
+        name="uq_airavata_job_identity",
+    ),
+    # Elements of an array.
+    Index(None, "array"),
     # The watcher's query; open jobs of one resource; cancels that the scheduler has not agreed to.
     Index(None, "changed_at"),
     Index(None, "ended_at", "resource"),
@@ -124,6 +147,7 @@ job_event = Table(
     Column("reason", Text, nullable=False),
     Column("native_id", String(250)),
     Column("given_up", Boolean, nullable=False),
+    Column("outcome", String(32)),
     Column("effect", String(32), nullable=False),
     UniqueConstraint("job", "source", "event_id"),
 )
@@ -145,6 +169,7 @@ task = Table(
     metadata,
     Column("dag_id", String(250), primary_key=True),
     Column("experiment_id", String(250), primary_key=True),
+    Column("born", String(64), primary_key=True),
     Column("task_id", String(250), primary_key=True),
     Column("map_index", Integer, primary_key=True),
     Column("try_number", Integer, nullable=False),
@@ -161,4 +186,31 @@ lease = Table(
     Column("name", String(64), primary_key=True),
     Column("holder", String(250), nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
+)
+
+placement = Table(
+    "airavata_placement",
+    metadata,
+    Column("dag_id", String(250), primary_key=True),
+    Column("experiment_id", String(250), primary_key=True),
+    Column("born", String(64), primary_key=True),
+    Column("resource", String(250), nullable=False),
+    Column("queue", String(250)),
+    Column("sizes", JSON, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("decided_at", UtcDateTime, nullable=False),
+    Column("revision", Integer, nullable=False),
+)
+
+availability = Table(
+    "airavata_availability",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("resource", String(250), nullable=False),
+    Column("queue", String(250), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("starts_at", UtcDateTime, nullable=False),
+    Column("ends_at", UtcDateTime),
+    Column("by", String(250), nullable=False),
+    Column("reason", Text, nullable=False),
 )

@@ -22,13 +22,27 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airavata_provider.errors import JobUnknown
 from airavata_provider.jobs import tables
-from airavata_provider.jobs.rows import event_values, job_from, job_values, storable, task_values
+from airavata_provider.jobs.rows import (
+    availability_values,
+    event_values,
+    job_from,
+    job_values,
+    placement_from,
+    placement_values,
+    storable,
+    task_values,
+)
 from airavata_provider.jobs.state import decide
+from airavata_provider.models.availability import Availability
 from airavata_provider.models.job import Effect, Job, JobEvent, TaskRecord
+from airavata_provider.models.placement import Placement
 
 T = TypeVar("T")
 CHANNEL = "airavata_job"
 """PostgreSQL's notification channel; a payload is names of changed jobs with commas between."""
+
+Place = tuple[str, str, str]
+"""Key of a placement: the DAG, the experiment, and when its run was born."""
 
 _NAMES_PER_NOTICE = 100  # a payload is at most 8,000 bytes, a name at most 64
 
@@ -42,6 +56,7 @@ class Work(Generic[T]):
     :param jobs: names of the jobs that it needs
     :param events: the news that it may append
     :param leases: names of the leases that it needs
+    :param placements: keys of the placements that it needs
     """
 
     doing: str
@@ -49,6 +64,7 @@ class Work(Generic[T]):
     jobs: tuple[str, ...] = ()
     events: tuple[JobEvent, ...] = ()
     leases: tuple[str, ...] = ()
+    placements: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,7 @@ class Lease:
 class _Forget:
     dag_id: str
     experiment_id: str
+    born: str
     tasks: tuple[tuple[str, int], ...] | None
 
 
@@ -74,17 +91,22 @@ class Unit:
         jobs: Iterable[Job] = (),
         known: Iterable[tuple[str, str, str]] = (),
         leases: Mapping[str, Lease] | None = None,
+        placements: Mapping[Place, Placement] | None = None,
     ) -> None:
         self.now = datetime.now(UTC)
         self._jobs = {job.name: job for job in jobs}
         self._known = set(known)
         self._leases = dict(leases or {})
+        self._placements = dict(placements or {})
         self.new_jobs: set[str] = set()
         self.changed_jobs: set[str] = set()
         self.new_events: list[dict[str, Any]] = []
         self.journal: list[dict[str, Any]] = []
         self.task_work: list[dict[str, Any] | _Forget] = []
         self.changed_leases: set[str] = set()
+        self.new_placements: set[Place] = set()
+        self.changed_placements: set[Place] = set()
+        self.availability_work: list[Availability | str] = []
 
     def find(self, name: str) -> Job | None:
         """The job of that name, None when there is none."""
@@ -137,9 +159,9 @@ class Unit:
         """Keep a task's checkpoint."""
         self.task_work.append(task_values(record))
 
-    def forget_tasks(self, dag_id: str, experiment_id: str, tasks: tuple[tuple[str, int], ...] | None) -> None:
+    def forget_tasks(self, run: Place, tasks: tuple[tuple[str, int], ...] | None) -> None:
         """Forget an experiment's checkpoints, all or those."""
-        self.task_work.append(_Forget(dag_id, experiment_id, tasks))
+        self.task_work.append(_Forget(*run, tasks))
 
     def lease(self, name: str) -> Lease | None:
         """Who holds the lease of that name."""
@@ -149,6 +171,24 @@ class Unit:
         """The lease's next holder."""
         self._leases[name] = lease
         self.changed_leases.add(name)
+
+    def place(self, placement: Placement) -> Placement:
+        """Keep a placement unless one of its revision is there; what is kept."""
+        key = place_of(placement)
+        found = self._placements.get(key)
+        if found is not None and found.revision >= placement.revision:
+            return found
+        (self.new_placements if found is None else self.changed_placements).add(key)
+        self._placements[key] = placement
+        return placement
+
+    def set_availability(self, availability: Availability) -> None:
+        """Keep a statement in place of an earlier one of its id."""
+        self.availability_work.append(availability)
+
+    def clear_availability(self, key: str) -> None:
+        """Forget the statement of that id."""
+        self.availability_work.append(key)
 
     # --- reading and writing
 
@@ -161,6 +201,7 @@ class Unit:
         jobs: list[Job] = []
         known: set[tuple[str, str, str]] = set()
         held: dict[str, Lease] = {}
+        placed: dict[Place, Placement] = {}
         if names:
             query = select(tables.job).where(tables.job.c.name.in_(names)).order_by(tables.job.c.name)
             jobs = [job_from(row) for row in (await connection.execute(_locking(query))).mappings()]
@@ -177,7 +218,14 @@ class Unit:
             query = select(tables.lease).where(tables.lease.c.name.in_(leases)).order_by(tables.lease.c.name)
             rows = (await connection.execute(_locking(query))).mappings()
             held = {row["name"]: Lease(row["holder"], row["expires_at"]) for row in rows}
-        return cls(jobs, known, held)
+        places = {key for each in work for key in each.placements}
+        if places:
+            column = tables.placement.c
+            key = tuple_(column.dag_id, column.experiment_id, column.born)
+            query = select(tables.placement).where(key.in_(places)).order_by(*tables.placement.primary_key)
+            rows = (await connection.execute(_locking(query))).mappings()
+            placed = {place_of(each): each for each in map(placement_from, rows)}
+        return cls(jobs, known, held, placed)
 
     async def flush(self, connection: AsyncConnection) -> None:
         """Write what changed."""
@@ -203,11 +251,27 @@ class Unit:
                 for name in sorted(self.changed_leases)
             ]
             await connection.execute(_PUT_LEASE[connection.dialect.name], rows)
+        await self._flush_placements(connection)
+        for each in self.availability_work:
+            await connection.execute(*_availability(each, connection.dialect.name))
         told = sorted(self.new_jobs | self.changed_jobs)
         if told and connection.dialect.name == "postgresql":
             for start in range(0, len(told), _NAMES_PER_NOTICE):
                 payload = ",".join(told[start : start + _NAMES_PER_NOTICE])
                 await connection.execute(select(func.pg_notify(CHANNEL, payload)))
+
+    async def _flush_placements(self, connection: AsyncConnection) -> None:
+        # Not "insert or update": of two processes that insert the first wins, and the other looks again.
+        if self.new_placements:
+            rows = [placement_values(self._placements[key]) for key in sorted(self.new_placements)]
+            await connection.execute(insert(tables.placement), rows)
+        for key in sorted(self.changed_placements - self.new_placements):
+            column = tables.placement.c
+            await connection.execute(
+                update(tables.placement)
+                .where(column.dag_id == key[0], column.experiment_id == key[1], column.born == key[2])
+                .values(placement_values(self._placements[key]))
+            )
 
     async def _flush_tasks(self, connection: AsyncConnection) -> None:
         rows: list[dict[str, Any]] = []
@@ -222,6 +286,11 @@ class Unit:
                 await connection.execute(_forget(each))
 
 
+def place_of(placement: Placement) -> Place:
+    """Key of a placement."""
+    return placement.dag_id, placement.experiment_id, placement.born
+
+
 def _locking(query: Select[Any]) -> Select[Any]:
     # SQLite's dialect leaves the clause out: its transaction began with the write lock.
     return query.with_for_update()
@@ -229,7 +298,9 @@ def _locking(query: Select[Any]) -> Select[Any]:
 
 def _forget(each: _Forget) -> Any:
     column = tables.task.c
-    statement = delete(tables.task).where(column.dag_id == each.dag_id, column.experiment_id == each.experiment_id)
+    statement = delete(tables.task).where(
+        column.dag_id == each.dag_id, column.experiment_id == each.experiment_id, column.born == each.born
+    )
     if each.tasks is not None:
         statement = statement.where(tuple_(column.task_id, column.map_index).in_(each.tasks))
     return statement
@@ -264,3 +335,23 @@ def _put_lease(insert_into: Callable[..., Any]) -> Any:
 _INSERTS: Mapping[str, Callable[..., Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 _PUT_TASK = {name: _put_task(insert_into) for name, insert_into in _INSERTS.items()}
 _PUT_LEASE = {name: _put_lease(insert_into) for name, insert_into in _INSERTS.items()}
+
+
+def _put_availability(insert_into: Callable[..., Any]) -> Any:
+    statement = insert_into(tables.availability)
+    return statement.on_conflict_do_update(
+        index_elements=["id"],
+        set_={
+            column.name: statement.excluded[column.name] for column in tables.availability.c if not column.primary_key
+        },
+    )
+
+
+_PUT_AVAILABILITY = {name: _put_availability(insert_into) for name, insert_into in _INSERTS.items()}
+
+
+def _availability(each: Availability | str, dialect: str) -> tuple[Any, ...]:
+    """The statement, and the row that goes with it."""
+    if isinstance(each, str):
+        return (delete(tables.availability).where(tables.availability.c.id == each),)
+    return _PUT_AVAILABILITY[dialect], [availability_values(each)]

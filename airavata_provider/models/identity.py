@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -43,11 +44,31 @@ def job_name(task: TaskIdentity, attempt: int = 1) -> str:
     return "a" + base64.b32encode(digest).decode("ascii")[:14].lower()
 
 
-def experiment_directory(dag_id: str, experiment_id: str) -> str:
+def birth(run_after: datetime) -> str:
+    """What :attr:`TaskIdentity.born` is, from the DAG run's ``run_after``; the same in whatever zone it is told.
+
+    ``run_after`` is what Airflow fixes when it makes a run and tells everybody who works on it.
+    """
+    return run_after.astimezone(UTC).isoformat()
+
+
+def element_name(array: str, index: int) -> str:
+    """The key of an array's element. No other job's name has a full stop."""
+    return f"{array}.{index}"
+
+
+def array_name(name: str) -> str:
+    """The name that a job has in its scheduler, which all elements of an array share: its array's or its own."""
+    return name.partition(".")[0]
+
+
+def experiment_directory(dag_id: str, experiment_id: str, born: str) -> str:
     """Directory of an experiment below a resource's scratch directory: readable, safe, and its own.
 
     One path component of at most 73 characters from ``[A-Za-z0-9_-]``.
+
+    :param born: of its DAG run; "" for a place that another run of the same id shall share
     """
     readable = _UNSAFE.sub("-", experiment_id).strip("-")[:60] or "experiment"
-    digest = hashlib.sha256(f"{dag_id}\0{experiment_id}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"{dag_id}\0{experiment_id}\0{born}".encode()).hexdigest()[:12]
     return f"{readable}-{digest}"

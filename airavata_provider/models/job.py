@@ -13,6 +13,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from airavata_provider.models.outcome import Outcome
+
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -61,6 +63,7 @@ class JobEvent:
     :param signal: the signal that ended the payload, where the source knows it
     :param reason: the source's own words (``OUT_OF_MEMORY``, ``PartitionTimeLimit``, a mail's subject)
     :param native_id: the scheduler's id, where the source names it
+    :param outcome: what kind of end, or of waiting, that is, where the source knows it
     :param given_up: with UNKNOWN: nobody will look for this job any more, so whoever waits is woken
     """
 
@@ -74,6 +77,7 @@ class JobEvent:
     reason: str = ""
     native_id: str | None = None
     given_up: bool = False
+    outcome: Outcome | None = None
 
 
 class Effect(StrEnum):
@@ -98,7 +102,10 @@ class SubmissionState(StrEnum):
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the store knows it.
+    """A job as the store knows it: a plain one, an array, or one element of an array.
+
+    An array's own row has a :attr:`size`; its state follows from its elements'. Each element is a job of its own,
+    named ``<array's name>.<index>``.
 
     :param name: our key for it, and its name in the scheduler (``models.identity.job_name``)
     :param dag_id: the DAG that asked for it
@@ -130,6 +137,15 @@ class Job:
     :param cancel_requested_at: when someone asked for its end
     :param cancel_requested_by: who
     :param canceled_at: when the scheduler agreed
+    :param outcome: what kind of end, or of waiting, it is; :data:`~airavata_provider.models.outcome.ADVICE` follows
+    :param priority: its experiment's weight; the heavier job goes first
+    :param admitted_at: when admission let it go to its resource; None while it waits for that
+    :param array: the name of the array whose element it is
+    :param element: its index there
+    :param size: of an array: how many elements it has
+    :param tally: of an array: how many of its elements are where (``jobs.arrays``)
+    :param request: what the scheduler was asked for, as JSON, without secrets
+    :param born: when its DAG run was made (:class:`~airavata_provider.models.identity.TaskIdentity`)
     """
 
     name: str
@@ -162,6 +178,15 @@ class Job:
     cancel_requested_at: datetime | None = None
     cancel_requested_by: str = ""
     canceled_at: datetime | None = None
+    outcome: Outcome | None = None
+    priority: int = 0
+    admitted_at: datetime | None = None
+    array: str | None = None
+    element: int | None = None
+    size: int | None = None
+    tally: Mapping[str, int] | None = None
+    request: Mapping[str, Any] | None = None
+    born: str = ""
 
 
 class TaskState(StrEnum):
@@ -179,6 +204,7 @@ class TaskRecord:
     """What the store keeps of one task of one experiment: the checkpoint that a retry starts from.
 
     :param try_number: the Airflow try that wrote it
+    :param born: when the DAG run was made; tells it from another run of the same id
     :param started_at: begin of that try's work on it
     :param ended_at: its end
     :param result: small JSON values for later tasks and for people
@@ -195,3 +221,4 @@ class TaskRecord:
     ended_at: datetime | None = None
     result: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     error: str = ""
+    born: str = ""

@@ -313,5 +313,5 @@ def _outputs_to(
         )
         faults.append(Fault("outputs_to", f"missing, and the catalog {what}"))
         return None
-    own = experiment_directory(pattern or "", experiment.id or "")
+    own = experiment_directory(pattern or "", experiment.id or "", "")
     return StorageURI(storage.name, posixpath.join("experiments", own))

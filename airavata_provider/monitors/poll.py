@@ -16,6 +16,7 @@ from typing import Protocol
 
 from airavata_provider.errors import AnswerUnreadable
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
 
 COMMAND_TIMEOUT_S = 120.0
@@ -129,7 +130,15 @@ def _seen(job: Job, status: JobStatus, at: datetime) -> JobEvent | None:
         reason = ": ".join(words)
     elif status.state is JobState.UNKNOWN:
         reason = reason or status.native_state
-    return _event(job, status.state, at, exit_code=status.exit_code, signal=status.signal, reason=reason)
+    return _event(
+        job,
+        status.state,
+        at,
+        exit_code=status.exit_code,
+        signal=status.signal,
+        reason=reason,
+        outcome=status.outcome,
+    )
 
 
 def _missing(job: Job, at: datetime, since: datetime, patience: Patience) -> JobEvent | None:
@@ -156,6 +165,7 @@ def _event(
     exit_code: int | None = None,
     signal: int | None = None,
     reason: str = "",
+    outcome: Outcome | None = None,
     given_up: bool = False,
 ) -> JobEvent:
     return JobEvent(
@@ -169,4 +179,5 @@ def _event(
         reason=reason,
         native_id=job.native_id,
         given_up=given_up,
+        outcome=outcome,
     )

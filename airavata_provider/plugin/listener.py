@@ -12,6 +12,8 @@ from typing import Any
 
 from airflow.listeners import hookimpl
 
+from airavata_provider.models.identity import birth
+
 _LOG = logging.getLogger(__name__)
 _BY_HAND = "manually set"
 
@@ -20,14 +22,14 @@ _BY_HAND = "manually set"
 def on_dag_run_failed(dag_run: Any, msg: str) -> None:
     """A run was marked failed: all its jobs end."""
     if _BY_HAND in msg:
-        _cancel(dag_run.dag_id, dag_run.run_id, None)
+        _cancel(dag_run, None)
 
 
 @hookimpl
 def on_task_instance_failed(previous_state: Any, task_instance: Any, error: Any) -> None:
     """A task was marked failed: the jobs that it submitted or waits for end."""
     if isinstance(error, str) and _BY_HAND in error:
-        _cancel(task_instance.dag_id, task_instance.run_id, jobs_of_task(task_instance))
+        _cancel(task_instance.dag_run, jobs_of_task(task_instance))
 
 
 def jobs_of_task(task_instance: Any) -> set[str] | None:
@@ -53,13 +55,13 @@ def jobs_of_task(task_instance: Any) -> set[str] | None:
     return found
 
 
-def _cancel(dag_id: str, run_id: str, tasks: set[str] | None) -> None:
+def _cancel(dag_run: Any, tasks: set[str] | None) -> None:
     from airavata_provider.jobs.store import close_store, get_store
 
     async def work() -> None:
         try:
             store = get_store()
-            for job in await store.jobs_of(dag_id, run_id):
+            for job in await store.jobs_of(dag_run.dag_id, dag_run.run_id, birth(dag_run.run_after)):
                 if (job.state is None or not job.state.terminal) and (tasks is None or job.task_id in tasks):
                     await store.request_cancel(job.name, "marked failed in Airflow")
         finally:
@@ -68,4 +70,4 @@ def _cancel(dag_id: str, run_id: str, tasks: set[str] | None) -> None:
     try:
         asyncio.run(work())
     except Exception:
-        _LOG.exception("The jobs of %s/%s could not be put on record for cancelling", dag_id, run_id)
+        _LOG.exception("The jobs of %s/%s could not be put on record for cancelling", dag_run.dag_id, dag_run.run_id)

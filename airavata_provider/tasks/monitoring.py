@@ -6,6 +6,7 @@ Imports no Airflow, and neither asyncssh nor SQLAlchemy at its top.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -92,10 +93,7 @@ class Monitor(Task[MonitorParameters]):
             await request_end(context, job)
 
     async def _job(self, context: TaskContext[MonitorParameters]) -> Job | None:
-        identity = context.identity
-        return await context.services.store.latest(
-            identity.dag_id, identity.experiment_id, context.parameters.job, identity.map_index
-        )
+        return await context.services.store.latest(replace(context.identity, task_id=context.parameters.job))
 
 
 def _how(job: Job) -> str:

@@ -145,7 +145,7 @@ class StageOut(Task[StageOutParameters]):
         """
         identity = context.identity
         latest: dict[tuple[str, int], Job] = {}
-        for job in await context.services.store.jobs_of(identity.dag_id, identity.experiment_id):
+        for job in await context.services.store.jobs_of(identity.dag_id, identity.experiment_id, identity.born):
             latest[job.task_id, job.map_index] = job
         if not latest and context.experiment is not None:
             raise JobFailed(

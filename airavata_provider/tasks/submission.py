@@ -137,10 +137,7 @@ class Submit(Task[SubmitParameters]):
 
     async def cancel(self, context: TaskContext[SubmitParameters]) -> None:
         """Ask for the end of this task's latest job, if this very try made it."""
-        identity = context.identity
-        job = await context.services.store.latest(
-            identity.dag_id, identity.experiment_id, identity.task_id, identity.map_index
-        )
+        job = await context.services.store.latest(context.identity)
         if job is not None and job.try_number == context.try_number:
             await request_end(context, job)
 
@@ -150,7 +147,7 @@ class Submit(Task[SubmitParameters]):
         That is the last attempt's job, or a new one when there is none or a person wants another.
         """
         store, identity, experiment = context.services.store, context.identity, context.experiment
-        last = await store.latest(identity.dag_id, identity.experiment_id, identity.task_id, identity.map_index)
+        last = await store.latest(identity)
         if last is not None and not context.fresh:
             return last, False
         if last is not None:
@@ -173,6 +170,7 @@ class Submit(Task[SubmitParameters]):
                 walltime_s=context.parameters.walltime_s,
                 try_number=context.try_number,
                 created_at=now,
+                born=identity.born,
             )
         )
         # Equal to the microsecond: nobody else saved it before us.

@@ -110,11 +110,11 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
         experiment = Experiment.from_conf(run.conf, experiment_id=run.run_id)
         resolved = resolve(experiment, services.catalog())
         await _until(experiment.not_before, segment.log)
-    records = await services.store.task_records(run.dag_id, run.run_id)
+    records = await services.store.task_records(run.dag_id, run.run_id, run.born)
     fresh = is_fresh(segment.tasks, run, records)
     if fresh:
         await services.store.forget_tasks(
-            run.dag_id, run.run_id, [(task.id, run.map_index) for task in segment.tasks]
+            run.dag_id, run.run_id, run.born, [(task.id, run.map_index) for task in segment.tasks]
         )
     segment.results.update(
         (task_id, record.result)
@@ -197,6 +197,7 @@ async def _run_task(
                     ended_at=datetime.now(UTC),
                     result=dict(result.values) if result is not None else {},
                     error=message,
+                    born=run.born,
                 )
             )
         if len(segment.tasks) > 1:
@@ -221,7 +222,7 @@ def make_context(
     parameters: dict[str, Any] = task.parameters
     if resolved is not None:
         resource = segment.services.catalog().compute_resource(task.resource) if task.resource else resolved.resource
-        directory = f"{resource.scratch}/{experiment_directory(run.dag_id, run.run_id)}"
+        directory = f"{resource.scratch}/{experiment_directory(run.dag_id, run.run_id, run.born)}"
         variables = {
             **resolved.variables(directory),
             "tasks": segment.results,
@@ -232,7 +233,7 @@ def make_context(
         if task.resource is None:
             raise ExperimentRefused(task.id, [Fault("resource", "no compute resource is named")])
         resource = segment.services.catalog().compute_resource(task.resource)
-        directory = f"{resource.scratch}/{experiment_directory(run.dag_id, run.run_id)}"
+        directory = f"{resource.scratch}/{experiment_directory(run.dag_id, run.run_id, run.born)}"
     return TaskContext(
         identity=TaskIdentity(run.dag_id, run.run_id, task.id, run.map_index, run.born),
         try_number=run.try_number,

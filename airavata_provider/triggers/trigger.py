@@ -110,6 +110,7 @@ class TaskTrigger(BaseTrigger):
         return bool(getattr(self.task, "retries", 1))
 
     def _segment(self) -> Any:
+        from airavata_provider.models.identity import birth
         from airavata_provider.triggers.host import HostedTask, Run, Segment
         from airavata_provider.triggers.services import get_services
 
@@ -128,7 +129,7 @@ class TaskTrigger(BaseTrigger):
                 map_index=-1 if ti.map_index is None else ti.map_index,
                 try_number=ti.try_number,
                 conf=_dag_run(ti).conf or {} if self.experiment else None,
-                born=self.born or str(_dag_run(ti).run_after.isoformat()),
+                born=self.born or birth(_dag_run(ti).run_after),
             ),
             services=get_services(),
             log=_LOG,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airavata_provider.errors import AiravataError
+from airavata_provider.models.identity import birth
 from airavata_provider.triggers.host import HostedTask, Run, Segment, Skipped, run_segment
 from airavata_provider.triggers.services import close_services, get_services
 
@@ -24,7 +25,7 @@ _LOG = logging.getLogger("airavata_provider.task")
 
 def born(context: Context) -> str:
     """When the DAG run was made: fixed for its life, other for every run."""
-    return str(context["dag_run"].run_after.isoformat())
+    return birth(context["dag_run"].run_after)
 
 
 def run_on_worker(kwargs: Mapping[str, Any], context: Context, *, retries: int) -> dict[str, Any] | None:

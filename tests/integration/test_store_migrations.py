@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from airavata_provider.jobs.tables import metadata
 from tests.unit.jobs.migration_contract import MigrationContract, table_names
 
 MANAGER = "airavata_provider.jobs.db_manager.AiravataDBManager"
@@ -37,7 +38,7 @@ def test_airflow_db(tmp_path: Path, postgres_db: str) -> None:
 
     migrated = airflow("db", "migrate")
     assert migrated.returncode == 0, migrated.stderr
-    tables = {"airavata_job", "airavata_job_event", "airavata_submission", "airavata_task", "airavata_lease"}
+    tables = set(metadata.tables)
     assert tables | {"alembic_version_airavata"} == table_names(postgres_db)
     assert not tables & table_names(f"sqlite:///{tmp_path}/airflow.db")
 

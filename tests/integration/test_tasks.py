@@ -90,7 +90,7 @@ async def test_an_experiment_runs_from_end_to_end(services: BedServices, bed: Be
         "storage://files/out/stdout.txt",
         "storage://files/out/stderr.txt",
     ]
-    directory = f"{bed.scratch}/{experiment_directory('pattern', experiment)}"
+    directory = f"{bed.scratch}/{experiment_directory('pattern', experiment, '')}"
     assert bed.run(f"test -e {directory}", check=False).returncode == 1
 
 
@@ -109,7 +109,7 @@ async def test_a_job_that_completed_without_its_output_is_told(services: BedServ
     experiment, conf = name(), request("host")
     await services.run(experiment, conf, *PREPARE)
     await services.run(experiment, conf, MONITOR)
-    bed.run(f"rm {bed.scratch}/{experiment_directory('pattern', experiment)}/result.txt")
+    bed.run(f"rm {bed.scratch}/{experiment_directory('pattern', experiment, '')}/result.txt")
     with pytest.raises(FileMissing, match=r"without 'result\.txt'"):
         await services.run(experiment, conf, STAGE_OUT)
 

@@ -18,6 +18,7 @@ from airavata_provider.cli import get_airavata_cli_commands
 from airavata_provider.deployment import Deployment, get_deployment
 from airavata_provider.errors import Fault
 from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.identity import birth
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState, TaskRecord, TaskState
 from airavata_provider.settings import get_settings
 from airavata_provider.validation import validate_paths
@@ -58,6 +59,7 @@ def make_run(state: str = "running", **kwargs: Any) -> runs.Run:
 def make_job(**kwargs: Any) -> Job:
     values: dict[str, Any] = {
         "name": "ajob",
+        "born": birth(NOW),
         "dag_id": "hpc_batch",
         "experiment_id": "e1",
         "task_id": "submit",
@@ -189,6 +191,7 @@ def test_waiting_shows_each_change_once_and_the_outputs(
         dag_id="hpc_batch",
         experiment_id="e1",
         task_id="stage_out",
+        born=birth(NOW),
         map_index=-1,
         try_number=1,
         state=TaskState.COMPLETED,

@@ -15,6 +15,8 @@ import pytest_asyncio
 
 from airavata_provider.errors import JobUnknown, StoreError
 from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.availability import Availability, AvailabilityState
+from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import (
     Effect,
     Job,
@@ -23,6 +25,8 @@ from airavata_provider.models.job import (
     TaskRecord,
     TaskState,
 )
+from airavata_provider.models.outcome import Outcome
+from airavata_provider.models.placement import Placement
 from tests.unit.jobs.factory import at, make_event, make_job
 
 S = JobState
@@ -61,6 +65,11 @@ class StoreContract:
             try_number=3,
             walltime_s=86_400,
             reason="first\0\ud800 words",
+            outcome=Outcome.WALLTIME,
+            priority=100,
+            admitted_at=at(2),
+            request={"nodes": 2, "licenses": ["ü"]},
+            born="2031-05-06T12:00:00+00:00",
             created_at=at(0).astimezone(elsewhere),
         )
         stored = await store.intend(job)
@@ -95,11 +104,11 @@ class StoreContract:
     async def test_latest_and_jobs_of(self, store: JobStore) -> None:
         for attempt in (1, 3, 2):
             await store.intend(replace(make_job(f"a{attempt}"), experiment_id="e", attempt=attempt))
-        latest = await store.latest("hpc_batch", "e", "submit", -1)
+        latest = await store.latest(TaskIdentity("hpc_batch", "e", "submit"))
         assert latest is not None
         assert latest.attempt == 3
-        assert await store.latest("hpc_batch", "e", "submit", 0) is None
-        assert [job.attempt for job in await store.jobs_of("hpc_batch", "e")] == [1, 2, 3]
+        assert await store.latest(TaskIdentity("hpc_batch", "e", "submit", 0)) is None
+        assert [job.attempt for job in await store.jobs_of("hpc_batch", "e", "")] == [1, 2, 3]
 
     async def test_submission(self, store: JobStore) -> None:
         await store.intend(make_job())
@@ -141,7 +150,9 @@ class StoreContract:
     async def test_append(self, store: JobStore) -> None:
         await self.submitted_job(store)
         started = make_event(S.ACTIVE, 2, source="webhook", event_id="start", native_id="id-a1")
-        ended = make_event(S.FAILED, 3, source="webhook", event_id="end", exit_code=3, reason="rc\0")
+        ended = make_event(
+            S.FAILED, 3, source="webhook", event_id="end", exit_code=3, reason="rc\0", outcome=Outcome.OUT_OF_MEMORY
+        )
         assert await store.append(started) is Effect.APPLIED
         assert await store.append(started) is Effect.DUPLICATE
         assert await store.append(replace(started, source="mail")) is Effect.CONFIRMED
@@ -149,6 +160,7 @@ class StoreContract:
         job = await store.job("a1")
         assert job is not None
         assert (job.state, job.exit_code, job.started_at, job.ended_at) == (S.FAILED, 3, at(2), at(3))
+        assert job.outcome is Outcome.OUT_OF_MEMORY
         stored = await store.events("a1")
         assert [each.effect for each in stored] == ["applied", "applied", "confirmed", "applied"]
         assert stored[1].event == started
@@ -235,17 +247,62 @@ class StoreContract:
         first, second = make_record(), make_record("submit", error="no\0", state=TaskState.FAILED, ended_at=None)
         await asyncio.gather(store.record_task(first), store.record_task(second))
         await store.record_task(make_record(experiment_id="another"))
-        records = await store.task_records("hpc_batch", "e1")
+        records = await store.task_records("hpc_batch", "e1", "")
         assert records == {("stage_in", -1): first, ("submit", -1): replace(second, error="no")}
         retried = make_record(try_number=2, result={})
         await store.record_task(retried)
         await store.record_task(first)
-        assert (await store.task_records("hpc_batch", "e1"))["stage_in", -1] == retried
-        await store.forget_tasks("hpc_batch", "e1", [("stage_in", -1), ("submit", 0)])
-        assert list(await store.task_records("hpc_batch", "e1")) == [("submit", -1)]
-        await store.forget_tasks("hpc_batch", "e1")
-        assert await store.task_records("hpc_batch", "e1") == {}
-        assert len(await store.task_records("hpc_batch", "another")) == 1
+        assert (await store.task_records("hpc_batch", "e1", ""))["stage_in", -1] == retried
+        await store.forget_tasks("hpc_batch", "e1", "", [("stage_in", -1), ("submit", 0)])
+        assert list(await store.task_records("hpc_batch", "e1", "")) == [("submit", -1)]
+        await store.forget_tasks("hpc_batch", "e1", "")
+        assert await store.task_records("hpc_batch", "e1", "") == {}
+        assert len(await store.task_records("hpc_batch", "another", "")) == 1
+
+    async def test_a_run_made_again_under_the_same_id_starts_from_nothing(self, store: JobStore) -> None:
+        first, second = (
+            TaskIdentity("d", "e", "submit", born="first"),
+            TaskIdentity("d", "e", "submit", born="second"),
+        )
+        for task in (first, second):
+            assert await store.latest(task) is None
+            assert await store.jobs_of("d", "e", task.born) == []
+            assert await store.task_records("d", "e", task.born) == {}
+            same = {"dag_id": "d", "experiment_id": "e", "born": task.born}
+            await store.intend(make_job(task.born, **same))
+            await store.record_task(make_record("submit", **same))
+        assert [job.name for job in await store.jobs_of("d", "e", "first")] == ["first"]
+        latest = await store.latest(second)
+        assert latest is not None
+        assert latest.name == "second"
+        await store.forget_tasks("d", "e", "second")
+        assert len(await store.task_records("d", "e", "first")) == 1
+
+    async def test_placements(self, store: JobStore, other: JobStore) -> None:
+        assert await store.placement("d", "e", "b") is None
+        first = Placement("d", "e", "b", "one", None, at(0), {"nodes": 2}, ("it is idle", "ü\0"))
+        decided = await asyncio.gather(
+            *(each.place(replace(first, resource=name)) for name, each in [("one", store), ("two", other)] * 3)
+        )
+        assert len({placement.resource for placement in decided}) == 1
+        stored = await store.placement("d", "e", "b")
+        assert stored == replace(first, resource=decided[0].resource, reasons=("it is idle", "ü"))
+        second = replace(first, resource="three", queue="debug", revision=1)
+        assert await other.place(second) == second
+        assert (await store.place(first)).resource == "three"
+        assert await store.placement("d", "e", "another") is None
+
+    async def test_availabilities(self, store: JobStore, other: JobStore) -> None:
+        drain = Availability("cluster", AvailabilityState.DRAINING, at(5), "debug", at(9), "ada", "work\0 on it")
+        stored = await store.set_availability(drain)
+        assert stored.id
+        down = await store.set_availability(Availability("another", AvailabilityState.DOWN, at(0)))
+        clean = replace(stored, reason="work on it")
+        assert await other.availabilities() == [down, clean]
+        longer = await store.set_availability(replace(clean, ends_at=None))
+        await store.clear_availability(down.id)
+        await store.clear_availability("nothing")
+        assert await other.availabilities() == [longer]
 
     async def test_one_callers_bad_value_is_its_own(self, store: JobStore) -> None:
         results = await asyncio.gather(
@@ -258,7 +315,7 @@ class StoreContract:
         )
         kinds = [type(result) for result in results]
         assert kinds == [type(None), StoreError, Job, JobUnknown, type(None)]
-        assert {task for task, _ in await store.task_records("hpc_batch", "e1")} == {"a", "c"}
+        assert {task for task, _ in await store.task_records("hpc_batch", "e1", "")} == {"a", "c"}
 
     async def test_leases(self, store: JobStore, other: JobStore) -> None:
         taken = await asyncio.gather(

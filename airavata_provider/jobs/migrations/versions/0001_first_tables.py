@@ -56,9 +56,25 @@ def upgrade() -> None:
         sa.Column("cancel_requested_at", _moment(), nullable=True),
         sa.Column("cancel_requested_by", sa.String(length=250), nullable=False),
         sa.Column("canceled_at", _moment(), nullable=True),
+        sa.Column("outcome", sa.String(length=32), nullable=True),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("admitted_at", _moment(), nullable=True),
+        sa.Column("array", sa.String(length=64), nullable=True),
+        sa.Column("element", sa.Integer(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=True),
+        sa.Column("tally", sa.JSON(), nullable=True),
+        sa.Column("request", sa.JSON(), nullable=True),
+        sa.Column("born", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_airavata_job")),
         sa.UniqueConstraint(
-            "dag_id", "experiment_id", "task_id", "map_index", "attempt", name="uq_airavata_job_identity"
+            "dag_id",
+            "experiment_id",
+            "born",
+            "task_id",
+            "map_index",
+            "attempt",
+            "element",
+            name="uq_airavata_job_identity",
         ),
     )
     op.create_index(
@@ -66,6 +82,7 @@ def upgrade() -> None:
         "airavata_job",
         ["cancel_requested_at", "canceled_at"],
     )
+    op.create_index(op.f("ix_airavata_job_array"), "airavata_job", ["array"])
     op.create_index(op.f("ix_airavata_job_changed_at"), "airavata_job", ["changed_at"])
     op.create_index(op.f("ix_airavata_job_ended_at_resource"), "airavata_job", ["ended_at", "resource"])
 
@@ -80,6 +97,7 @@ def upgrade() -> None:
         "airavata_task",
         sa.Column("dag_id", sa.String(length=250), nullable=False),
         sa.Column("experiment_id", sa.String(length=250), nullable=False),
+        sa.Column("born", sa.String(length=64), nullable=False),
         sa.Column("task_id", sa.String(length=250), nullable=False),
         sa.Column("map_index", sa.Integer(), nullable=False),
         sa.Column("try_number", sa.Integer(), nullable=False),
@@ -88,7 +106,34 @@ def upgrade() -> None:
         sa.Column("ended_at", _moment(), nullable=True),
         sa.Column("result", sa.JSON(), nullable=False),
         sa.Column("error", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("dag_id", "experiment_id", "task_id", "map_index", name=op.f("pk_airavata_task")),
+        sa.PrimaryKeyConstraint(
+            "dag_id", "experiment_id", "born", "task_id", "map_index", name=op.f("pk_airavata_task")
+        ),
+    )
+    op.create_table(
+        "airavata_placement",
+        sa.Column("dag_id", sa.String(length=250), nullable=False),
+        sa.Column("experiment_id", sa.String(length=250), nullable=False),
+        sa.Column("born", sa.String(length=64), nullable=False),
+        sa.Column("resource", sa.String(length=250), nullable=False),
+        sa.Column("queue", sa.String(length=250), nullable=True),
+        sa.Column("sizes", sa.JSON(), nullable=False),
+        sa.Column("reasons", sa.JSON(), nullable=False),
+        sa.Column("decided_at", _moment(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("dag_id", "experiment_id", "born", name=op.f("pk_airavata_placement")),
+    )
+    op.create_table(
+        "airavata_availability",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("resource", sa.String(length=250), nullable=False),
+        sa.Column("queue", sa.String(length=250), nullable=False),
+        sa.Column("state", sa.String(length=32), nullable=False),
+        sa.Column("starts_at", _moment(), nullable=False),
+        sa.Column("ends_at", _moment(), nullable=True),
+        sa.Column("by", sa.String(length=250), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_airavata_availability")),
     )
     op.create_table(
         "airavata_job_event",
@@ -104,6 +149,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("native_id", sa.String(length=250), nullable=True),
         sa.Column("given_up", sa.Boolean(), nullable=False),
+        sa.Column("outcome", sa.String(length=32), nullable=True),
         sa.Column("effect", sa.String(length=32), nullable=False),
         sa.ForeignKeyConstraint(
             ["job"], ["airavata_job.name"], name=op.f("fk_airavata_job_event_job"), ondelete="CASCADE"
@@ -129,6 +175,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
 
+    op.drop_table("airavata_availability")
+    op.drop_table("airavata_placement")
     op.drop_table("airavata_submission")
     op.drop_table("airavata_job_event")
     op.drop_table("airavata_task")

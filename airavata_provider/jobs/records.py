@@ -1,0 +1,153 @@
+"""The part of the job store that is not about jobs: tasks' checkpoints, leases, placements, resources' availability;
+and what every part needs, the way to the database.
+
+Imports no Airflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import RowMapping, Select, select
+
+from airavata_provider.jobs import tables
+from airavata_provider.jobs.engine import make_async_engine, translated
+from airavata_provider.jobs.rows import availability_from, placement_from
+from airavata_provider.jobs.unit import Lease, Unit, Work, place_of
+from airavata_provider.jobs.writer import GroupWriter
+from airavata_provider.models.availability import Availability
+from airavata_provider.models.job import TaskRecord, TaskState
+from airavata_provider.models.placement import Placement
+
+
+class Records:
+    """See the module; :class:`~airavata_provider.jobs.store.JobStore` is the whole."""
+
+    def __init__(self, url: str, pool_size: int) -> None:
+        self._engine = make_async_engine(url, pool_size)
+        self._writer = GroupWriter(self._engine)
+        self._reads: set[asyncio.Future[Sequence[RowMapping]]] = set()
+
+    async def close(self) -> None:
+        """Finish writes and reads, close connections."""
+        await self._writer.close()
+        if self._reads:
+            await asyncio.wait(self._reads)
+        await self._engine.dispose()
+
+    async def create_tables(self) -> None:
+        """Make the tables that are missing, without migrations: for tests and throw-away stores."""
+        with translated("making the tables"):
+            async with self._engine.begin() as connection:
+                await connection.run_sync(tables.metadata.create_all)
+
+    # --- tasks' checkpoints
+
+    async def record_task(self, record: TaskRecord) -> None:
+        """Keep a task's checkpoint in place of an earlier one; that of a later try is never overwritten."""
+        await self._writer.write(Work("saving a task's checkpoint", lambda unit: unit.put_task(record)))
+
+    async def task_records(self, dag_id: str, experiment_id: str, born: str) -> Mapping[tuple[str, int], TaskRecord]:
+        """An experiment's checkpoints by task id and map index.
+
+        :param born: when its run was made: another run of the same id has checkpoints of its own
+        """
+        column = tables.task.c
+        query = select(tables.task).where(
+            column.dag_id == dag_id, column.experiment_id == experiment_id, column.born == born
+        )
+        records = [
+            TaskRecord(**{**row, "state": TaskState(row["state"])})
+            for row in await self._read("reading checkpoints", query)
+        ]
+        return {(record.task_id, record.map_index): record for record in records}
+
+    async def forget_tasks(
+        self, dag_id: str, experiment_id: str, born: str, tasks: Iterable[tuple[str, int]] | None = None
+    ) -> None:
+        """Forget the checkpoints of those tasks (id and map index), or of the whole experiment."""
+        which = None if tasks is None else tuple(tasks)
+        run = dag_id, experiment_id, born
+        await self._writer.write(Work("forgetting checkpoints", lambda unit: unit.forget_tasks(run, which)))
+
+    # --- placements
+
+    async def place(self, placement: Placement) -> Placement:
+        """Keep a decision, unless there is one of this revision or a higher one; what is kept then.
+
+        Of two that decide at the same moment both get the first one's.
+        """
+        return await self._writer.write(
+            Work("saving a placement", lambda unit: unit.place(placement), placements=(place_of(placement),))
+        )
+
+    async def placement(self, dag_id: str, experiment_id: str, born: str) -> Placement | None:
+        """Where that experiment was placed; None when nobody decided yet."""
+        column = tables.placement.c
+        query = select(tables.placement).where(
+            column.dag_id == dag_id, column.experiment_id == experiment_id, column.born == born
+        )
+        return next(map(placement_from, await self._read("reading a placement", query)), None)
+
+    # --- availability
+
+    async def set_availability(self, availability: Availability) -> Availability:
+        """Keep a statement about a resource, in place of an earlier one of its id; as it is stored, with an id."""
+        stored = availability if availability.id else replace(availability, id=uuid.uuid4().hex)
+        work = Work("saving a resource's availability", lambda unit: unit.set_availability(stored))
+        await self._writer.write(work)
+        return stored
+
+    async def clear_availability(self, key: str) -> None:
+        """Forget the statement of that id; one that is not there is fine."""
+        await self._writer.write(
+            Work("clearing a resource's availability", lambda unit: unit.clear_availability(key))
+        )
+
+    async def availabilities(self) -> list[Availability]:
+        """All statements, also those that are past or yet to come; by resource, queue and start."""
+        column = tables.availability.c
+        query = select(tables.availability).order_by(column.resource, column.queue, column.starts_at, column.id)
+        return list(map(availability_from, await self._read("reading resources' availability", query)))
+
+    # --- leases
+
+    async def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+        """Take or renew the lease of that name; False while another holds it. ``ttl_s`` 0 gives it back."""
+
+        def do(unit: Unit) -> bool:
+            held = unit.lease(name)
+            if held is not None and held.holder != holder and held.expires_at > unit.now:
+                return False
+            unit.take_lease(name, Lease(holder, unit.now + timedelta(seconds=ttl_s)))
+            return True
+
+        return await self._writer.write(Work("taking a lease", do, leases=(name,)))
+
+    # --- within
+
+    async def _read(self, doing: str, query: Select[Any]) -> Sequence[RowMapping]:
+        """Rows of a query. It ends on its own connection even when nobody waits for it any more: a connection
+        that is left in the middle of a query is lost to the pool."""
+
+        async def read() -> Sequence[RowMapping]:
+            with translated(doing):
+                async with self._engine.connect() as connection:
+                    rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
+            return rows
+
+        reading = asyncio.ensure_future(read())
+        self._reads.add(reading)
+        reading.add_done_callback(self._read_done)
+        return await asyncio.shield(reading)
+
+    def _read_done(self, reading: asyncio.Future[Sequence[RowMapping]]) -> None:
+        self._reads.discard(reading)
+        if not reading.cancelled():
+            # Whoever waited has the error; when nobody did, nobody needs it.
+            reading.exception()
