@@ -41,10 +41,12 @@ make_venv() {
 }
 
 # uv is many times quicker than pip, but does not read pip's configuration: where it fails, pip has its turn.
+# Bytecode is made now, as pip does: where Python is told to write none, each of the many processes of an Airflow would
+# compile all that it imports.
 install_project() {
   local wanted=(--editable '.[dev]' --constraint constraints.txt)
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv &&
-    VIRTUAL_ENV=$PWD/$VENV "$VENV/bin/uv" pip install --quiet "${wanted[@]}" ||
+    VIRTUAL_ENV=$PWD/$VENV "$VENV/bin/uv" pip install --quiet --compile-bytecode "${wanted[@]}" ||
     "$VENV/bin/python" -m pip install --disable-pip-version-check "${wanted[@]}"
 }
 

@@ -11,6 +11,7 @@ for part in ssh slurm postgres docker; do
   scripts/testbed.sh status "$part" >/dev/null || mine+=("$part")
 done
 finish() {
+  if [[ -n ${beside:-} ]]; then pkill -P "$beside" || true; fi
   if [[ ${KEEP:-0} != 1 && ${#mine[@]} -gt 0 ]]; then scripts/testbed.sh down "${mine[@]}" >/dev/null || true; fi
 }
 trap finish EXIT
@@ -22,6 +23,16 @@ if [[ $# -gt 0 ]]; then
   python -m pytest "$@"
   exit
 fi
-python -m pytest -q -n 2 -m 'not integration and not e2e'
-# Tests that share the bed's servers run one after the other: some of them kill a server.
-python -m pytest -q --durations=15 -m 'integration or e2e'
+# Most tests on servers wait most of their time, so two streams of them run beside each other. What kills a server
+# that both use runs alone, at the end.
+others=build/test-integration.log
+mkdir -p build
+{ python -m pytest -q -n 2 -m 'not integration and not e2e' && python -m pytest -q --durations=10 -m integration; } \
+  >"$others" 2>&1 </dev/null &
+beside=$!
+ended=0
+python -m pytest -q --durations=10 -m 'e2e and not kills' || ended=$?
+wait "$beside" || ended=$?
+cat "$others"
+python -m pytest -q --durations=3 -m kills || ended=$?
+exit "$ended"

@@ -3,11 +3,13 @@ cancelled experiment's job ends although every triggerer was down."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 
+from airavata_provider.models.pattern_folders import builtin_patterns
 from tests.airflow_instance import AirflowInstance
 from tests.deployment import TEXT, Site
-from tests.e2e.test_experiments import wait_for_job
+from tests.e2e.test_experiments import wait_for_cancel, wait_for_job
 
 PATTERN = """\
 name: mine
@@ -45,6 +47,29 @@ def test_a_pattern_comes_changes_and_breaks_without_a_restart(site: Site, airflo
     assert airflow.wait_run("mine", old, timeout=120) == "success"
     assert "first" in airflow.log("mine", old, "again")
     (site.patterns / "broken.yaml").unlink()
+
+
+def test_a_container_on_a_worker_reads_the_outputs(site: Site, airflow: AirflowInstance) -> None:
+    shipped = (builtin_patterns() / "hpc_parsed.yaml").read_text()
+    own = (
+        shipped.replace("busybox:stable", site.bed.docker_image)
+        .replace("application.stdout", "application.stderr")
+        .replace("name: hpc_parsed", "name: parsed_here")
+    )
+    (site.patterns / "parsed_here.yaml").write_text(own)
+    airflow.wait_for_dag("parsed_here", timeout=60)
+    request = site.request(message="one two")
+    run_id = airflow.trigger("parsed_here", request)
+    assert airflow.wait_run("parsed_here", run_id, timeout=180) == "success", airflow.task_states(
+        "parsed_here", run_id
+    )
+    told = site.output(request, "stderr.txt").read_text()
+    assert told == "started one two\n"
+    assert json.loads(site.output(request, "summary.json").read_text()) == {
+        "lines": 1,
+        "words": 3,
+        "bytes": len(told),
+    }
 
 
 DAG = """\
@@ -102,8 +127,4 @@ def test_a_cancel_survives_the_triggerers(site: Site, airflow: AirflowInstance) 
     airflow.api("PATCH", f"/dags/hpc_batch/dagRuns/{run_id}", json={"state": "failed"})
     for name in ("triggerer", "triggerer-2"):
         airflow.launch(name)
-    airflow.wait(
-        "SLURM ends the job",
-        lambda: site.accounted(job["name"])[0].split("|")[2].startswith("CANCELLED"),
-        timeout=150,
-    )
+    wait_for_cancel(site, job, timeout=150)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
-
 from tests.airflow_instance import AirflowInstance
 from tests.deployment import TEXT, Site
 
@@ -21,27 +19,30 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("pattern", TASKS)
-@pytest.mark.parametrize("resource", ["cluster", "host"])
-def test_outputs_arrive_byte_for_byte(site: Site, airflow: AirflowInstance, pattern: str, resource: str) -> None:
+def test_outputs_arrive_byte_for_byte(site: Site, airflow: AirflowInstance) -> None:
     message = "-n 'single' \"double\" $(touch /tmp/never) `id` \\ ünï\nsecond; line"
-    request = site.request(resource, message=message)
-    run_id = airflow.trigger(pattern, request)
-    assert airflow.wait_run(pattern, run_id, timeout=180) == "success"
-
-    assert site.output(request, "result.txt").read_bytes() == f"{TEXT.upper()}{message}\n".encode()
-    states = airflow.task_states(pattern, run_id)
-    assert sorted(states) == sorted(TASKS[pattern])
-    assert {state for task, state in states.items() if task != "stage_out_failed"} == {"success"}
-    report = site.report(pattern, run_id)
-    (job,) = report["jobs"]
-    assert job["state"] == "COMPLETE"
-    assert job["exit_code"] == 0
-    if resource == "cluster":
-        assert [line.split("|")[2] for line in site.accounted(job["name"])] == ["COMPLETED"]
-        assert "webhook" in {event["source"] for event in job["events"]}
-    last = TASKS[pattern][2] if pattern == "hpc_batch_fast" else "stage_out"
-    assert "result.txt" in airflow.log(pattern, run_id, last)
+    requests = {
+        (pattern, resource): site.request(resource, message=message)
+        for pattern in TASKS
+        for resource in ("cluster", "host")
+    }
+    # All at once: they have nothing to do with each other.
+    runs = {place: airflow.trigger(place[0], request) for place, request in requests.items()}
+    for (pattern, resource), run_id in runs.items():
+        assert airflow.wait_run(pattern, run_id, timeout=180) == "success"
+        output = site.output(requests[pattern, resource], "result.txt")
+        assert output.read_bytes() == f"{TEXT.upper()}{message}\n".encode()
+        states = airflow.task_states(pattern, run_id)
+        assert sorted(states) == sorted(TASKS[pattern])
+        assert {state for task, state in states.items() if task != "stage_out_failed"} == {"success"}
+        (job,) = site.report(pattern, run_id)["jobs"]
+        assert job["state"] == "COMPLETE"
+        assert job["exit_code"] == 0
+        if resource == "cluster":
+            assert [line.split("|")[2] for line in site.accounted(job["name"])] == ["COMPLETED"]
+            assert "webhook" in {event["source"] for event in job["events"]}
+        last = TASKS[pattern][2] if pattern == "hpc_batch_fast" else "stage_out"
+        assert "result.txt" in airflow.log(pattern, run_id, last)
 
 
 def test_a_failed_job_fails_the_run_and_its_logs_are_kept(site: Site, airflow: AirflowInstance) -> None:
@@ -77,22 +78,21 @@ def test_a_bad_request_is_refused_whole(site: Site, airflow: AirflowInstance) ->
     assert airflow.api("GET", "/dags/hpc_batch/dagRuns")["total_entries"] == before
 
 
-@pytest.mark.parametrize("pattern", TASKS)
-def test_marking_the_run_failed_ends_the_job(site: Site, airflow: AirflowInstance, pattern: str) -> None:
-    run_id = airflow.trigger(pattern, site.request(seconds=600))
-    job = wait_for_job(site, pattern, run_id)
-    airflow.api("PATCH", f"/dags/{pattern}/dagRuns/{run_id}", json={"state": "failed"})
-    airflow.wait(
-        "SLURM ends the job",
-        lambda: site.accounted(job["name"])[0].split("|")[2].startswith("CANCELLED"),
-        timeout=60,
-    )
-    told = airflow.wait(
-        "the cancel is on record",
-        lambda: [job for job in site.report(pattern, run_id)["jobs"] if job["state"] == "CANCELED"],
-        timeout=60,
-    )
-    assert told[0]["cancel_requested_by"]
+def test_marking_the_run_failed_ends_the_job(site: Site, airflow: AirflowInstance) -> None:
+    runs = {pattern: airflow.trigger(pattern, site.request(seconds=600)) for pattern in TASKS}
+    jobs = {pattern: wait_for_job(site, pattern, run_id) for pattern, run_id in runs.items()}
+    for pattern, run_id in runs.items():
+        airflow.api("PATCH", f"/dags/{pattern}/dagRuns/{run_id}", json={"state": "failed"})
+    for pattern, job in jobs.items():
+        wait_for_cancel(site, job)
+        told = airflow.wait(
+            "the cancel is on record",
+            lambda pattern=pattern: [
+                job for job in site.report(pattern, runs[pattern])["jobs"] if job["state"] == "CANCELED"
+            ],
+            timeout=60,
+        )
+        assert told[0]["cancel_requested_by"]
 
 
 def test_marking_only_the_monitor_failed_ends_the_job_too(site: Site, airflow: AirflowInstance) -> None:
@@ -104,16 +104,12 @@ def test_marking_only_the_monitor_failed_ends_the_job_too(site: Site, airflow: A
         timeout=60,
     )
     airflow.api("PATCH", f"/dags/hpc_batch/dagRuns/{run_id}/taskInstances/monitor", json={"new_state": "failed"})
-    airflow.wait(
-        "SLURM ends the job",
-        lambda: site.accounted(job["name"])[0].split("|")[2].startswith("CANCELLED"),
-        timeout=60,
-    )
+    wait_for_cancel(site, job)
     assert airflow.wait_run("hpc_batch", run_id) == "failed"
 
 
 def test_clearing_the_monitor_leaves_the_job_alone(site: Site, airflow: AirflowInstance) -> None:
-    request = site.request(seconds=25)
+    request = site.request(seconds=15)
     run_id = airflow.trigger("hpc_batch", request)
     job = wait_for_job(site, "hpc_batch", run_id)
     airflow.wait(
@@ -152,6 +148,15 @@ def test_priority_reaches_airflow(site: Site, airflow: AirflowInstance) -> None:
     for run_id in runs.values():
         assert airflow.wait_run("hpc_batch", run_id, timeout=180) == "success"
     assert all(weights["URGENT"][task] > weights["LOW"][task] for task in TASKS["hpc_batch"])
+
+
+def wait_for_cancel(site: Site, job: dict[str, Any], timeout: float = 60) -> None:
+    """Until SLURM's own record says that the job was cancelled."""
+    site.airflow.wait(
+        f"SLURM ends job {job['name']}",
+        lambda: site.accounted(job["name"])[0].split("|")[2].startswith("CANCELLED"),
+        timeout=timeout,
+    )
 
 
 def wait_for_job(site: Site, pattern: str, run_id: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of thirty experiments: all end well, each job is on SLURM's record exactly once."""
+"""kill -9 in the middle of thirty experiments of each pattern: all end well, each job is on SLURM's record once."""
 
 from __future__ import annotations
 
@@ -17,43 +17,48 @@ from tests.bed import Bed
 from tests.deployment import TEXT, make_site
 
 EXPERIMENTS = 30
+"""Of each pattern."""
+
+PATTERNS = ("hpc_batch", "hpc_batch_fast")
 
 
-@pytest.mark.parametrize("pattern", ["hpc_batch", "hpc_batch_fast"])
-def test_every_process_may_be_killed(
-    bed: Bed, make_database: Callable[[], str], tmp_path: Path, pattern: str
-) -> None:
+@pytest.mark.kills
+def test_every_process_may_be_killed(bed: Bed, make_database: Callable[[], str], tmp_path: Path) -> None:
     with make_site(bed, tmp_path, make_database(), make_database(), settings=TUNED, triggerers=1) as site:
         airflow = site.airflow
         # The test bed's SLURM remembers jobs of earlier runs by their names, which follow from these ids.
         batch = uuid.uuid4().hex
         requests = {
-            f"kill-{batch}-{number}": site.request(message=f"number {number}", seconds=3)
+            (pattern, f"kill-{batch}-{number}"): site.request(message=f"number {number}", seconds=3)
             for number in range(EXPERIMENTS)
+            for pattern in PATTERNS
         }
-        for run_id, request in requests.items():
+        for (pattern, run_id), request in requests.items():
             airflow.trigger(pattern, request, run_id=run_id)
 
-        def submitted() -> int:
-            return sum(bool(site.report(pattern, run_id)["jobs"]) for run_id in requests)
+        def submitted(pattern: str) -> int:
+            return sum(bool(site.report(*run)["jobs"]) for run in requests if run[0] == pattern)
 
-        airflow.wait("the first jobs are submitted", lambda: submitted() >= 3, timeout=90)
+        def all_submitted(count: int) -> bool:
+            return all(submitted(pattern) >= count for pattern in PATTERNS)
+
+        airflow.wait("the first jobs are submitted", lambda: all_submitted(3), timeout=120, every=2)
         kill_sshd(bed)
         time.sleep(1)
         start_sshd(bed)
         airflow.restart("triggerer")
-        airflow.wait("more jobs are submitted", lambda: submitted() >= EXPERIMENTS // 2, timeout=120)
+        airflow.wait("more jobs are submitted", lambda: all_submitted(EXPERIMENTS // 2), timeout=150, every=2)
         airflow.restart("scheduler")
         kill_sshd(bed)
         airflow.restart("triggerer")
         start_sshd(bed)
 
-        for run_id, request in requests.items():
-            assert airflow.wait_run(pattern, run_id, timeout=300) == "success", airflow.task_states(pattern, run_id)
+        for run, request in requests.items():
+            assert airflow.wait_run(*run, timeout=300) == "success", airflow.task_states(*run)
             text = site.output(request, "result.txt").read_text()
             assert text == f"{TEXT.upper()}{request['inputs']['message']}\n"
-        names = [job["name"] for run_id in requests for job in site.report(pattern, run_id)["jobs"]]
-        assert len(names) == EXPERIMENTS
+        names = [job["name"] for run in requests for job in site.report(*run)["jobs"]]
+        assert len(names) == EXPERIMENTS * len(PATTERNS)
         accounted = site.accounted(*names)
         assert sorted(line.split("|")[1] for line in accounted) == sorted(names)
         assert {line.split("|")[2] for line in accounted} == {"COMPLETED"}

@@ -16,6 +16,7 @@ import pytest
 from airavata_provider.errors import CommandFailed, FileMissing, JobCanceled, JobFailed
 from airavata_provider.jobs.reconcile import stop_reconciler
 from airavata_provider.jobs.store import JobStore
+from airavata_provider.jobs.submission import Patience, submit
 from airavata_provider.models.identity import experiment_directory
 from airavata_provider.models.job import JobState
 from airavata_provider.ssh.pool import close_pool
@@ -122,8 +123,10 @@ async def test_nothing_is_fetched_where_no_job_was(services: BedServices) -> Non
 @pytest.mark.parametrize("resource", ["cluster", "host"])
 @pytest.mark.parametrize("seed", range(3))
 async def test_killed_anywhere_and_run_again_it_ends_the_same(
-    services: BedServices, bed: Bed, resource: str, seed: int
+    services: BedServices, bed: Bed, resource: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A submit that was cut before it told anything is looked for this long; the bed's SLURM is never that slow.
+    monkeypatch.setitem(submit.__kwdefaults__, "patience", Patience(grace_s=5, pauses_s=(0.5,)))
     experiment, conf, chance = name(), request(resource), random.Random(seed)
 
     async def insist(*tasks: HostedTask) -> dict[str, Any]:
