@@ -85,14 +85,13 @@ def test_marking_the_run_failed_ends_the_job(site: Site, airflow: AirflowInstanc
         airflow.api("PATCH", f"/dags/{pattern}/dagRuns/{run_id}", json={"state": "failed"})
     for pattern, job in jobs.items():
         wait_for_cancel(site, job)
-        told = airflow.wait(
-            "the cancel is on record",
-            lambda pattern=pattern: [
-                job for job in site.report(pattern, runs[pattern])["jobs"] if job["state"] == "CANCELED"
-            ],
-            timeout=60,
-        )
-        assert told[0]["cancel_requested_by"]
+
+        def told(pattern: str = pattern) -> list[dict[str, Any]]:
+            jobs: list[dict[str, Any]] = site.report(pattern, runs[pattern])["jobs"]
+            return [job for job in jobs if job["state"] == "CANCELED"]
+
+        (canceled,) = airflow.wait("the cancel is on record", told, timeout=60)
+        assert canceled["cancel_requested_by"]
 
 
 def test_marking_only_the_monitor_failed_ends_the_job_too(site: Site, airflow: AirflowInstance) -> None:

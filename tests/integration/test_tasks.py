@@ -126,7 +126,8 @@ async def test_killed_anywhere_and_run_again_it_ends_the_same(
     services: BedServices, bed: Bed, resource: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A submit that was cut before it told anything is looked for this long; the bed's SLURM is never that slow.
-    monkeypatch.setitem(submit.__kwdefaults__, "patience", Patience(grace_s=5, pauses_s=(0.5,)))
+    defaults = {**(submit.__kwdefaults__ or {}), "patience": Patience(grace_s=5, pauses_s=(0.5,))}
+    monkeypatch.setattr(submit, "__kwdefaults__", defaults)
     experiment, conf, chance = name(), request(resource), random.Random(seed)
 
     async def insist(*tasks: HostedTask) -> dict[str, Any]:
