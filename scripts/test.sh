@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests, on real servers. What this starts of the test bed, it stops at the end (KEEP=1 leaves it up).
+# All checks and tests, on real servers. What this starts of the test bed, it stops at the end (KEEP=1 leaves it up).
 # Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,8 +27,7 @@ fi
 # that both use runs alone, at the end.
 others=build/test-integration.log
 mkdir -p build
-{ python -m pytest -q -n 2 -m 'not integration and not e2e' && python -m pytest -q --durations=10 -m integration; } \
-  >"$others" 2>&1 </dev/null &
+{ scripts/check.sh && python -m pytest -q --durations=10 -m integration; } >"$others" 2>&1 </dev/null &
 beside=$!
 ended=0
 python -m pytest -q --durations=10 -m 'e2e and not kills' || ended=$?
