@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -32,6 +33,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 _airflow_home = tempfile.mkdtemp(prefix="airavata-test-airflow-")
 os.environ["AIRFLOW_HOME"] = _airflow_home
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+# What runs in the background of a script ignores SIGINT, and no shell started from it could trap it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=100)

@@ -88,8 +88,6 @@ def start(
             stderr=log,
             env=env,
             start_new_session=True,
-            # No shell can trap what was ignored when it started, as SIGINT is in tests run in the background.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     return Run(folder, script, control, process)
 
