@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airavata_provider.errors import AiravataError, DeadlineExceeded, ExperimentRefused, Fault
 from airavata_provider.models.experiment import Experiment, ResolvedExperiment, resolve
-from airavata_provider.models.identity import TaskIdentity, experiment_directory
+from airavata_provider.models.identity import TaskIdentity, birth, experiment_directory
 from airavata_provider.models.job import TaskRecord, TaskState
 from airavata_provider.models.template import render
 from airavata_provider.tasks.base import Parameters, TaskContext, TaskResult
@@ -68,6 +68,41 @@ class Run:
     conf: Mapping[str, Any] | None = None
     cleared_through: int | None = None
     born: str = ""
+
+
+def hosted_tasks(
+    tasks: Sequence[Mapping[str, Any]],
+    parameters: Mapping[str, Any] | None,
+    resource: str | None,
+    *,
+    experiment: bool,
+) -> list[HostedTask]:
+    """The tasks of a trigger's fields; without an experiment there is one, and Airflow rendered what it takes."""
+    found = [HostedTask.model_validate(task) for task in tasks]
+    if experiment:
+        return found
+    override = {"parameters": dict(parameters or {}), "resource": resource}
+    return [task.model_copy(update=override) for task in found]
+
+
+def run_of(
+    ti: Any, dag_run: Any, *, experiment: bool, born: str | None = None, cleared_through: int | None = None
+) -> Run:
+    """The attempt that a task instance of Airflow is.
+
+    :param ti: Airflow's task instance
+    :param dag_run: Airflow's DAG run; not looked at when ``born`` is told and ``experiment`` False
+    :param born: as told by another host of the same run
+    """
+    return Run(
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        map_index=-1 if ti.map_index is None else ti.map_index,
+        try_number=ti.try_number,
+        conf=(dag_run.conf or {}) if experiment else None,
+        cleared_through=cleared_through,
+        born=born or birth(dag_run.run_after),
+    )
 
 
 @dataclass

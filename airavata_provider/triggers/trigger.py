@@ -110,27 +110,17 @@ class TaskTrigger(BaseTrigger):
         return bool(getattr(self.task, "retries", 1))
 
     def _segment(self) -> Any:
-        from airavata_provider.models.identity import birth
-        from airavata_provider.triggers.host import HostedTask, Run, Segment
+        from airavata_provider.triggers.host import Segment, hosted_tasks, run_of
         from airavata_provider.triggers.services import get_services
 
         ti = self.task_instance
         if ti is None:
             raise AiravataError("the trigger was started for no task")
-        tasks = [HostedTask.model_validate(task) for task in self.tasks]
-        if not self.experiment:
-            override = {"parameters": self.parameters or {}, "resource": self.resource}
-            tasks = [task.model_copy(update=override) for task in tasks]
+        # A trigger that a worker handed over comes without its run.
+        dag_run = None if self.born and not self.experiment else _dag_run(ti)
         return Segment(
-            tasks=tasks,
-            run=Run(
-                dag_id=ti.dag_id,
-                run_id=ti.run_id,
-                map_index=-1 if ti.map_index is None else ti.map_index,
-                try_number=ti.try_number,
-                conf=_dag_run(ti).conf or {} if self.experiment else None,
-                born=self.born or birth(_dag_run(ti).run_after),
-            ),
+            tasks=hosted_tasks(self.tasks, self.parameters, self.resource, experiment=self.experiment),
+            run=run_of(ti, dag_run, experiment=self.experiment, born=self.born),
             services=get_services(),
             log=_LOG,
         )

@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from airavata_provider.errors import AiravataError
 from airavata_provider.models.identity import birth
-from airavata_provider.triggers.host import HostedTask, Run, Segment, Skipped, run_segment
+from airavata_provider.triggers.host import Segment, Skipped, hosted_tasks, run_of, run_segment
 from airavata_provider.triggers.services import close_services, get_services
 
 if TYPE_CHECKING:
@@ -40,19 +40,8 @@ def run_on_worker(kwargs: Mapping[str, Any], context: Context, *, retries: int) 
     """
     ti = context["ti"]
     experiment = kwargs.get("experiment", False)
-    tasks = [HostedTask.model_validate(task) for task in kwargs["tasks"]]
-    if not experiment:
-        override = {"parameters": dict(kwargs["parameters"]), "resource": kwargs["resource"]}
-        tasks = [task.model_copy(update=override) for task in tasks]
-    run = Run(
-        dag_id=ti.dag_id,
-        run_id=ti.run_id,
-        map_index=-1 if ti.map_index is None else ti.map_index,
-        try_number=ti.try_number,
-        conf=(context["dag_run"].conf or {}) if experiment else None,
-        cleared_through=ti.max_tries - retries,
-        born=born(context),
-    )
+    tasks = hosted_tasks(kwargs["tasks"], kwargs.get("parameters"), kwargs.get("resource"), experiment=experiment)
+    run = run_of(ti, context["dag_run"], experiment=experiment, cleared_through=ti.max_tries - retries)
 
     async def work() -> dict[str, Mapping[str, Any]]:
         try:
