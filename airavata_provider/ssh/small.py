@@ -1,4 +1,4 @@
-"""One small file over the shared SFTP client: a third of what a command costs, as no program is started for it.
+"""One small file over the shared SFTP client: no program is started for it on the host.
 
 Several small files are cheaper with one command (``files``). What always holds is the same: a file appears whole or
 not at all, and what the host has is read back and compared, as a check sum would be.
