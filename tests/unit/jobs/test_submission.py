@@ -208,7 +208,7 @@ async def test_a_second_try_finds_the_first_ones_answer(attempt: Try) -> None:
 async def test_a_job_of_that_name_from_before_the_intent_is_not_ours(
     folder: Folder, request_: JobRequest, store: MemoryStore, clock: Clock
 ) -> None:
-    """As after a reset of the controller, or with a job store that was lost: the scheduler remembers another's job."""
+    """After a reset of the controller, or with a new job store, the scheduler may remember another's job."""
     foreign = folder.queue / "foreign"
     foreign.write_text(request_.name + "\n")
     folder.old = True

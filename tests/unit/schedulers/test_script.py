@@ -30,8 +30,8 @@ from airavata_provider.schedulers.script import Webhook, credential, write_scrip
 from airavata_provider.schedulers.slurm import Slurm
 
 NAME = f"a{os.urandom(7).hex()}"
-"""The jobs' name. A script that is told to stop kills whatever on this machine carries its job's mark: one name in two
-processes of tests would have them kill each other's jobs.
+"""The jobs' name. A script that is told to stop kills whatever on this machine carries its job's mark: of one name,
+two processes of tests would kill each other's jobs.
 """
 TOKEN = "s3cret-t0ken.with~safe+chars="
 SHELLS = [shell for shell in ("bash", "dash") if shutil.which(shell)]
@@ -151,7 +151,8 @@ def test_a_container_runs_the_executable_where_the_files_are(tmp_path: Path, she
     runtime.parent.mkdir()
     runtime.write_text(
         "#!/bin/sh\nfor word do printf '%s\\n' \"$word\"; done >words\n"
-        'while [ "$1" != "image of\'s.sif" ]; do [ "$1" != --pwd ] || cd "$2" || exit 1; shift; done; shift; exec "$@"\n'
+        'while [ "$1" != "image of\'s.sif" ]; do [ "$1" != --pwd ] || cd "$2" || exit 1; shift; done\n'
+        'shift; exec "$@"\n'
     )
     runtime.chmod(0o755)
     work = tmp_path / "work $dir"
