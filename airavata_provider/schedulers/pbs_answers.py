@@ -1,6 +1,6 @@
 """What PBS Pro, OpenPBS and Torque say about jobs: ``qstat -f`` as text and as JSON, exit statuses, comments.
 
-Read with the sources of OpenPBS 23.06 (``job.h``: ``JOB_EXEC_*``, substates; ``svr_jobfunc.c``: ended jobs' comments) and
+Read with the sources of OpenPBS 23.06 (``job.h``: ``JOB_EXEC_*``, substates; ``svr_jobfunc.c``: comments) and
 Torque 7 (``pbs_error_db.h``, ``mom_main.c``), and their man pages. Pure; no Airflow.
 """
 
@@ -78,8 +78,8 @@ def parse_jobs(lines: Sequence[str]) -> list[Attributes]:
 def parse_text(lines: Iterable[str]) -> list[Attributes]:
     """Jobs as text: ``Job Id: 12.server``, then ``    name = value``; a long value goes on after a tab.
 
-    A value may hold newlines (exported shell functions do): what stands before the environment is taken from its first
-    line, what stands after it from its last, so that no value passes for another attribute.
+    A value may hold newlines (exported shell functions do): what stands before the environment is taken from its
+    first line, what stands after it from its last, so that no value passes for another attribute.
     """
     jobs: list[dict[str, str]] = []
     last = ""

@@ -183,7 +183,7 @@ def _custom(request: JobRequest) -> Iterable[str]:
 
 
 def _array(request: JobRequest) -> Iterable[str]:
-    """``-J first-last[:step][%throttle]``: one range with two ends; for a lone element, the step leaves the second out."""
+    """``-J first-last[:step][%throttle]``: one range; for a lone element, the step leaves its end out."""
     if request.array is None:
         return []
     indices = sorted(set(request.array.indices))

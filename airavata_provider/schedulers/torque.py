@@ -1,8 +1,8 @@
 """Torque: PBS's commands with directives, arrays and a memory for ended jobs of its own.
 
 Read with the man pages and sources of Torque 7. ``qstat -x`` is XML here, so ended jobs are seen only while the
-server keeps them (``keep_completed``, 300 s by its default); after that, the jobs' own records tell. A deleted job has
-no word of its own: its exit status is 271, 256 and SIGTERM.
+server keeps them (``keep_completed``, 300 s by its default); after that, the jobs' own records tell. A deleted job
+has no word of its own: its exit status is 271, 256 and SIGTERM.
 
 Pure; no Airflow.
 """
