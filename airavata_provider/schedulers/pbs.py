@@ -134,6 +134,15 @@ class PBSFamily(Scheduler):
         """``12[3].server`` of ``12[].server``."""
         return native_id.replace("[]", f"[{index}]", 1)
 
+    def submission(self, words: str, script: str, request: JobRequest) -> str:
+        """``qsub`` with these words. The name stands on the command line, where no directive overrides it; an array's
+        elements need their control directories before one of them starts.
+        """
+        control = control_directory(request.directory, request.name)
+        indices = " ".join(str(index) for index in request.array.indices) if request.array else ""
+        made = f"(umask 077; cd {quote(control)} && mkdir -p {indices}) && " if indices else ""
+        return f"{made}exec {words} -N {quote(request.name)} {quote(script)}"
+
     def parse_submit(self, result: CommandResult) -> str:
         """The job's id, on a line of its own; a refusal that time cures is ``transient``."""
         words = " ".join(f"{result.stderr} {result.stdout}".split())[-1000:]
@@ -249,7 +258,7 @@ class PBS(PBSFamily):
 
     def submit_command(self, script: str, request: JobRequest) -> str:
         """``-f``: without it a background process stays for a minute and keeps the submitter's lock."""
-        return f"exec qsub -f -N {quote(request.name)} {quote(script)}"
+        return self.submission("qsub -f", script, request)
 
     def find_command(self, name: str, user: str | None, directory: str) -> str:
         """``qselect`` by name and user."""

@@ -51,8 +51,8 @@ class Torque(PBSFamily):
         return _QSTAT
 
     def submit_command(self, script: str, request: JobRequest) -> str:
-        """``qsub``; the name stands on the command line, where no directive overrides it."""
-        return f"exec qsub -N {quote(request.name)} {quote(script)}"
+        """``qsub``; its ``-f`` means something else here."""
+        return self.submission("qsub", script, request)
 
     def find_command(self, name: str, user: str | None, directory: str) -> str:
         """All of the user's jobs, in full: an array's elements have other names than it, and it may not be listed."""

@@ -14,7 +14,7 @@ from airavata_provider.schedulers.torque import Torque
 from tests.contract.hosts import LocalHost
 from tests.contract.suite import SchedulerContract
 from tests.standins.engine import Cluster
-from tests.standins.model import Settings
+from tests.standins.model import FOLDER, Settings, Trouble
 
 STANDINS = Path(__file__).resolve().parents[1] / "standins"
 
@@ -23,6 +23,7 @@ class StandIn(SchedulerContract):
     """On the stand-in of that name."""
 
     folder_name: str
+    quick_walltime = True
     settings = Settings(kill_delay_s=3, keep_s=600)
 
     @pytest.fixture
@@ -35,6 +36,11 @@ class StandIn(SchedulerContract):
     async def host(self, cluster: Cluster) -> AsyncIterator[RemoteHost]:
         path = STANDINS / self.folder_name / "bin"
         yield LocalHost(path, noise="Welcome!\nAIRAVATA\n", environment=cluster.environment())
+
+    async def lose_the_answer(self, host: RemoteHost) -> None:
+        assert isinstance(host, LocalHost)
+        cluster = Cluster(Path(host.environment[FOLDER]))
+        cluster.misbehave("qsub", Trouble.LATE, text="qsub: End of File", status=1)
 
 
 class TestPBS(StandIn):
