@@ -55,6 +55,10 @@ EVERYTHING = JobRequest(
 )  # fmt: skip
 
 
+def _with(field: str, value: Any) -> JobRequest:
+    return replace(EVERYTHING, **{field: value})
+
+
 class SchedulerContract:
     """One adaptor's tests."""
 
@@ -169,7 +173,7 @@ class SchedulerContract:
 
         @given(st.sampled_from(TEXTS), text)
         def holds(field: str, value: str) -> None:
-            plain, wild = (replace(EVERYTHING, **{field: each}) for each in ("plain", value))
+            plain, wild = (_with(field, each) for each in ("plain", value))
             try:
                 lines = self.adaptor.directives(wild)
             except ConfigurationError:
