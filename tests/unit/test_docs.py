@@ -27,7 +27,7 @@ from airavata_provider.models.experiment import Experiment, command_arguments, r
 from airavata_provider.models.pattern import load_pattern
 from airavata_provider.tasks.base import Task
 from airavata_provider.tasks.registry import parameter_models
-from tests.contract.suite import SchedulerContract
+from tests.contract.suite import PureContract
 from tests.unit.docs_pages import (
     GENERATED,
     PAGES,
@@ -162,7 +162,7 @@ def test_entry_points_are_groups_that_exist() -> None:
     assert shown == groups
 
 
-class TestTheSchedulersExample(SchedulerContract):
+class TestTheSchedulersExample(PureContract):
     """The example keeps what every adaptor promises, as far as that can be tried without its commands."""
 
     adaptor = module_of(PROJECT / "docs" / "extending" / "schedulers.md").Imaginary()
