@@ -130,6 +130,11 @@ class PBSFamily(Scheduler):
             if word.startswith("-W") and re.search(r"\bblock\b|\barray_", value):
                 raise ConfigurationError(f"directive {line!r}: the job could not be followed with {value}")
 
+    def directive_key(self, line: str) -> str:
+        """The letter, with the resource's or attribute's name for ``-l`` and ``-W``; ``-qlong`` is ``-q long``."""
+        letter, value = line.strip()[:2], line.strip()[2:]
+        return f"{letter} {value.partition('=')[0].strip()}".strip() if letter in ("-l", "-W") else letter
+
     def element_id(self, native_id: str, index: int) -> str:
         """``12[3].server`` of ``12[].server``."""
         return native_id.replace("[]", f"[{index}]", 1)
