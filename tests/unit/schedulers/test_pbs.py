@@ -328,7 +328,8 @@ def test_a_look_up_that_failed_is_not_absent(adaptor: PBSFamily, words: str) -> 
 
 EVERYTHING = request(
     queue="q1", nodes=2, tasks=6, tasks_per_node=3, cpus_per_task=2, memory_mb=4000, gpus=1, walltime_s=3700,
-    account="acc", exclusive=True, constraint="ib", licenses=("abaqus:2", "matlab"), array=array(0, 1, 2, 3, throttle=2),
+    account="acc", exclusive=True, constraint="ib", licenses=("abaqus:2", "matlab"),
+    array=array(0, 1, 2, 3, throttle=2),
     after=(Dependency("12.pbs"), Dependency("13[].pbs", DependencyKind.ENDED),
            Dependency("14.pbs", DependencyKind.STARTED)),
     mail_to="a@b.org", mail_events=frozenset({MailEvent.BEGIN, MailEvent.END, MailEvent.FAIL}),
