@@ -87,6 +87,8 @@ def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | N
     ]
     if not scheduler.enforces_walltime and request.walltime_s:
         parts.append(_watchdog(request.walltime_s, request.signal_before_end_s))
+    elif not scheduler.gives_notice and request.walltime_s and 0 < request.signal_before_end_s < request.walltime_s:
+        parts.append(_in_background([*_notice(request.walltime_s - request.signal_before_end_s)]))
     if request.array is None:
         parts += [f"cd {quote(request.directory)} || exit 1", f"export AIRAVATA_JOB={quote(request.name)}"]
         parts += _exports(request.environment)
@@ -198,11 +200,18 @@ def _watchdog(walltime_s: int, before_s: int) -> str:
     A script that is stuck in a pre command notices no signal; it is ended after another twenty seconds.
     """
     notice = before_s if 0 < before_s < walltime_s else 0
-    steps = [f"sleep {walltime_s - notice} & wait $!"]
-    if notice:
-        steps += ["kill -s USR1 $$", f"sleep {notice} & wait $!"]
+    steps = [*_notice(walltime_s - notice)] if notice else []
+    steps.append(f"sleep {notice or walltime_s} & wait $!")
     steps += ["kill -s ALRM $$", "sleep 10 & wait $!", "kill -s ALRM $$", "sleep 20 & wait $!"]
-    body = "\n  ".join([*steps, "kill -s KILL -- -$$"])
+    return _in_background([*steps, "kill -s KILL -- -$$"])
+
+
+def _notice(after_s: int) -> Iterable[str]:
+    return f"sleep {after_s} & wait $!", "kill -s USR1 $$"
+
+
+def _in_background(steps: Iterable[str]) -> str:
+    body = "\n  ".join(steps)
     return (
         f"(\n  trap 'kill $!; exit 0' TERM; trap '' USR1 ALRM\n  {body}\n) </dev/null >/dev/null 2>&1 &\n"
         "airavata_watchdog=$!"

@@ -217,9 +217,16 @@ def script_example() -> str:
     return f"```bash\n{head}\n…\n{program}\n```"
 
 
+def imaginary_scheduler() -> str:
+    """The example of a scheduler, which lives in a package outside the provider."""
+    text = (PROJECT / "tests" / "packages" / "imaginary" / "imaginary_scheduler.py").read_text()
+    return f"```python run\n{text}```"
+
+
 GENERATED: Mapping[str, Callable[[], str]] = {
     "script options": script_options,
     "script example": script_example,
+    "imaginary scheduler": imaginary_scheduler,
     "settings": settings_table,
     "uncertain": uncertain_advice,
     "job state table": state_table,

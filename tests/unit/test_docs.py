@@ -28,7 +28,6 @@ from airavata_provider.models.pattern import load_pattern
 from airavata_provider.models.resolved import launcher_words
 from airavata_provider.tasks.base import Task
 from airavata_provider.tasks.registry import parameter_models
-from tests.contract.suite import SchedulerContract
 from tests.unit.docs_pages import (
     GENERATED,
     PAGES,
@@ -161,15 +160,6 @@ def test_entry_points_are_groups_that_exist() -> None:
             for target in entries.values():
                 assert hasattr(module_of(page), target.partition(":")[2])
     assert shown == groups
-
-
-class TestTheSchedulersExample(SchedulerContract):
-    """The example keeps what every adaptor promises, as far as that can be tried without its commands."""
-
-    adaptor = module_of(PROJECT / "docs" / "extending" / "schedulers.md").Imaginary()
-
-    def test_it_is_found_by_its_name(self) -> None:
-        """It is not installed."""
 
 
 # --- links ------------------------------------------------------------------------------------------------------
