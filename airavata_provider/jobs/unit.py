@@ -4,24 +4,27 @@ once.
 However many callers share the transaction, it costs a handful of statements. The row lock on a job
 (PostgreSQL; on SQLite the database's write lock) is held until the commit, so what is decided in memory
 holds, and nobody else can store news of that job meanwhile. Locks are taken in the order of names, by every
-process.
+process. Whoever needs an array's element locks the array's row as well, because the row's tally
+(``jobs.arrays``) follows from every change of an element, here and nowhere else.
 
 :class:`Unit` is what work sees: plain synchronous calls, no SQL. Imports no Airflow.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import Select, bindparam, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airavata_provider.errors import JobUnknown
 from airavata_provider.jobs import tables
+from airavata_provider.jobs.arrays import follow, standing
 from airavata_provider.jobs.rows import (
     availability_values,
     event_values,
@@ -34,6 +37,7 @@ from airavata_provider.jobs.rows import (
 )
 from airavata_provider.jobs.state import decide
 from airavata_provider.models.availability import Availability
+from airavata_provider.models.identity import array_name
 from airavata_provider.models.job import Effect, Job, JobEvent, TaskRecord
 from airavata_provider.models.placement import Placement
 
@@ -53,7 +57,8 @@ class Work(Generic[T]):
 
     :param doing: what it does, for an error's message
     :param do: the work; raises before it changes anything, or not at all
-    :param jobs: names of the jobs that it needs
+    :param jobs: names of the jobs that it needs; an element brings its array's row
+    :param arrays: names of the jobs whose elements it needs too, if they are arrays
     :param events: the news that it may append
     :param leases: names of the leases that it needs
     :param placements: keys of the placements that it needs
@@ -62,6 +67,7 @@ class Work(Generic[T]):
     doing: str
     do: Callable[[Unit], T]
     jobs: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
     events: tuple[JobEvent, ...] = ()
     leases: tuple[str, ...] = ()
     placements: tuple[Place, ...] = ()
@@ -100,6 +106,7 @@ class Unit:
         self._placements = dict(placements or {})
         self.new_jobs: set[str] = set()
         self.changed_jobs: set[str] = set()
+        self._moves: dict[str, Counter[str]] = {}
         self.new_events: list[dict[str, Any]] = []
         self.journal: list[dict[str, Any]] = []
         self.task_work: list[dict[str, Any] | _Forget] = []
@@ -110,11 +117,17 @@ class Unit:
 
     def find(self, name: str) -> Job | None:
         """The job of that name, None when there is none."""
+        if name in self._moves:
+            self._follow(name)
         return self._jobs.get(name)
+
+    def elements(self, array: str) -> list[Job]:
+        """An array's elements, which the work asked for; none of a plain job."""
+        return [job for job in self._jobs.values() if job.array == array]
 
     def job(self, name: str) -> Job:
         """:raises JobUnknown: no such job"""
-        job = self._jobs.get(name)
+        job = self.find(name)
         if job is None:
             raise JobUnknown(f"no job {name!r}", where="job store")
         return job
@@ -124,14 +137,36 @@ class Unit:
         job = replace(job, created_at=job.created_at or self.now, changed_at=self.now, version=1)
         self._jobs[job.name] = job
         self.new_jobs.add(job.name)
+        if job.array is not None:
+            self._move(job.array, None, job)
         return job
 
     def save(self, job: Job) -> Job:
         """A changed job."""
         job = replace(job, changed_at=self.now, version=job.version + 1)
+        if job.array is not None:
+            self._move(job.array, self._jobs[job.name], job)
         self._jobs[job.name] = job
         self.changed_jobs.add(job.name)
         return job
+
+    def _move(self, array: str, before: Job | None, after: Job) -> None:
+        """Note that an element stands elsewhere now, or that the scheduler gave it up."""
+        left, right = None if before is None else standing(before), standing(after)
+        gone = after.canceled_at is not None and (before is None or before.canceled_at is None)
+        if left != right or gone:
+            moves = self._moves.setdefault(array, Counter())
+            moves[right] += 1
+            if left is not None:
+                moves[left] -= 1
+
+    def _follow(self, name: str) -> None:
+        """Let an array's row follow its elements."""
+        moves = self._moves.pop(name)
+        array = self._jobs[name]
+        tally = Counter(array.tally or {})
+        tally.update(moves)
+        self.save(follow(array, tally, self.now))
 
     def write_journal(self, job: Job, reason: str) -> None:
         """Note where the job's submission stands."""
@@ -196,6 +231,8 @@ class Unit:
     async def load(cls, connection: AsyncConnection, work: Sequence[Work[Any]]) -> Unit:
         """Read and lock what that work needs."""
         names = {name for each in work for name in each.jobs}
+        names |= {array_name(name) for name in names}
+        arrays = {name for each in work for name in each.arrays}
         events = [event for each in work for event in each.events]
         leases = {name for each in work for name in each.leases}
         jobs: list[Job] = []
@@ -203,7 +240,9 @@ class Unit:
         held: dict[str, Lease] = {}
         placed: dict[Place, Placement] = {}
         if names:
-            query = select(tables.job).where(tables.job.c.name.in_(names)).order_by(tables.job.c.name)
+            named = tables.job.c.name.in_(names)
+            wanted = or_(named, tables.job.c.array.in_(arrays)) if arrays else named
+            query = select(tables.job).where(wanted).order_by(tables.job.c.name)
             jobs = [job_from(row) for row in (await connection.execute(_locking(query))).mappings()]
         if events:
             column = tables.job_event.c
@@ -229,6 +268,8 @@ class Unit:
 
     async def flush(self, connection: AsyncConnection) -> None:
         """Write what changed."""
+        for name in list(self._moves):
+            self._follow(name)
         if self.new_jobs:
             rows = [job_values(self._jobs[name]) for name in sorted(self.new_jobs)]
             await connection.execute(insert(tables.job), rows)
