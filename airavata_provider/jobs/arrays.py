@@ -126,11 +126,12 @@ def summary(tally: Mapping[str, int]) -> str:
 
 
 def elements_of(array: Job, indices: Iterable[int]) -> list[Job]:
-    """The rows of a new array's elements: what the array asks for, each under its own key."""
-    return [
-        replace(array, name=element_name(array.name, index), array=array.name, element=index, size=None, tally=None)
-        for index in indices
-    ]
+    """The rows of a new array's elements: what the array is, each under its own key.
+
+    What was asked of the scheduler stands in the array's row alone: it would be the same thousands of times.
+    """
+    one = replace(array, array=array.name, size=None, tally=None, request=None)
+    return [replace(one, name=element_name(array.name, index), element=index) for index in indices]
 
 
 def to_retry(elements: Iterable[Job]) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ class ArrayContract(StoreFixtures):
         await store.intend_array(make_job(name), indices)
         return await store.submitted(name, "17", at(1), element_id)
 
-    async def end(self, store: JobStore, index: int, state: JobState, **values: object) -> Job:
+    async def end(self, store: JobStore, index: int, state: JobState, **values: Any) -> Job:
         """Tell an element's end; the array then."""
         await store.append(make_event(state, 5, job=f"a1.{index}", **values))
         return await self.consistent(store)
@@ -52,8 +53,8 @@ class ArrayContract(StoreFixtures):
             ("a1.3", 3, "a1"),
             ("a1.7", 7, "a1"),
         ]
-        assert {(each.queue, each.directory, each.born, each.size) for each in elements} == {
-            ("debug", "/scratch/a1", "b", None)
+        assert {(each.queue, each.directory, each.born, each.size, each.request) for each in elements} == {
+            ("debug", "/scratch/a1", "b", None, None)
         }
         assert await store.elements("a1.1") == []
 
