@@ -100,7 +100,10 @@ class Unit:
         placements: Mapping[Place, Placement] | None = None,
     ) -> None:
         self.now = datetime.now(UTC)
-        self._jobs = {job.name: job for job in jobs}
+        self._jobs: dict[str, Job] = {}
+        self._elements: dict[str, list[str]] = {}
+        for job in jobs:
+            self._keep(job)
         self._known = set(known)
         self._leases = dict(leases or {})
         self._placements = dict(placements or {})
@@ -123,7 +126,7 @@ class Unit:
 
     def elements(self, array: str) -> list[Job]:
         """An array's elements, which the work asked for; none of a plain job."""
-        return [job for job in self._jobs.values() if job.array == array]
+        return [self._jobs[name] for name in self._elements.get(array, ())]
 
     def job(self, name: str) -> Job:
         """:raises JobUnknown: no such job"""
@@ -135,7 +138,7 @@ class Unit:
     def add(self, job: Job) -> Job:
         """A new job, which :meth:`find` did not find."""
         job = replace(job, created_at=job.created_at or self.now, changed_at=self.now, version=1)
-        self._jobs[job.name] = job
+        self._keep(job)
         self.new_jobs.add(job.name)
         if job.array is not None:
             self._move(job.array, None, job)
@@ -150,6 +153,12 @@ class Unit:
         self.changed_jobs.add(job.name)
         return job
 
+    def _keep(self, job: Job) -> None:
+        """Have a job at hand that was not."""
+        self._jobs[job.name] = job
+        if job.array is not None:
+            self._elements.setdefault(job.array, []).append(job.name)
+
     def _move(self, array: str, before: Job | None, after: Job) -> None:
         """Note that an element stands elsewhere now, or that the scheduler gave it up."""
         left, right = None if before is None else standing(before), standing(after)
@@ -163,7 +172,10 @@ class Unit:
     def _follow(self, name: str) -> None:
         """Let an array's row follow its elements."""
         moves = self._moves.pop(name)
-        array = self._jobs[name]
+        array = self._jobs.get(name)
+        if array is None:
+            # Somebody cleaned up and took an array before its elements: nobody waits for it.
+            return
         tally = Counter(array.tally or {})
         tally.update(moves)
         self.save(follow(array, tally, self.now))

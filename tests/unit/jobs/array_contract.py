@@ -8,9 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from airavata_provider.errors import JobUnknown
+from airavata_provider.jobs import tables
 from airavata_provider.jobs.arrays import standing, to_retry
+from airavata_provider.jobs.engine import make_sync_engine
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import Effect, Job, JobState, SubmissionState
@@ -206,6 +209,15 @@ class ArrayContract(StoreFixtures):
         array = await self.consistent(store)
         assert array.tally == {"COMPLETE": 40}
         assert array.state is S.COMPLETE
+
+    async def test_an_element_outlives_its_array(self, store: JobStore, url: str) -> None:
+        """As when somebody cleans up by hand."""
+        await self.submitted_array(store)
+        engine = make_sync_engine(url)
+        with engine.begin() as connection:
+            connection.execute(delete(tables.job).where(tables.job.c.name == "a1"))
+        engine.dispose()
+        assert await store.append(make_event(S.COMPLETE, 5, job="a1.1")) is Effect.APPLIED
 
     async def test_thousands_of_elements(self, store: JobStore) -> None:
         await self.submitted_array(store, indices=range(3000))
