@@ -48,6 +48,7 @@ CHANNEL = "airavata_job"
 Place = tuple[str, str, str]
 """Key of a placement: the DAG, the experiment, and when its run was born."""
 
+_ROWS_PER_STATEMENT = 500
 _NAMES_PER_NOTICE = 100  # a payload is at most 8,000 bytes, a name at most 64
 
 
@@ -282,15 +283,13 @@ class Unit:
         """Write what changed."""
         for name in list(self._moves):
             self._follow(name)
-        if self.new_jobs:
-            rows = [job_values(self._jobs[name]) for name in sorted(self.new_jobs)]
-            await connection.execute(insert(tables.job), rows)
-        changed = sorted(self.changed_jobs - self.new_jobs)
-        if changed:
-            rows = [{**job_values(self._jobs[name]), "key": name} for name in changed]
+        for names in _slices(sorted(self.new_jobs)):
+            await connection.execute(insert(tables.job), [job_values(self._jobs[name]) for name in names])
+        for names in _slices(sorted(self.changed_jobs - self.new_jobs)):
+            rows = [{**job_values(self._jobs[name]), "key": name} for name in names]
             await connection.execute(_UPDATE_JOB, rows)
-        if self.new_events:
-            await connection.execute(insert(tables.job_event), self.new_events)
+        for events in _slices(self.new_events):
+            await connection.execute(insert(tables.job_event), events)
         if self.journal:
             await connection.execute(insert(tables.submission), self.journal)
         await self._flush_tasks(connection)
@@ -337,6 +336,11 @@ class Unit:
                 rows = []
             if each is not None:
                 await connection.execute(_forget(each))
+
+
+def _slices(rows: Sequence[T]) -> Iterable[Sequence[T]]:
+    """Rows for one statement each: between two, whoever shares the event loop has a turn."""
+    return (rows[start : start + _ROWS_PER_STATEMENT] for start in range(0, len(rows), _ROWS_PER_STATEMENT))
 
 
 def place_of(placement: Placement) -> Place:
