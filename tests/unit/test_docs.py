@@ -25,6 +25,7 @@ from airavata_provider.errors import ExperimentRefused
 from airavata_provider.models.catalog import load_catalog
 from airavata_provider.models.experiment import Experiment, command_arguments, read_experiment, resolve
 from airavata_provider.models.pattern import load_pattern
+from airavata_provider.models.resolved import launcher_words
 from airavata_provider.tasks.base import Task
 from airavata_provider.tasks.registry import parameter_models
 from tests.contract.suite import SchedulerContract
@@ -115,7 +116,7 @@ def test_yaml_loads(page: Path, tmp_path: Path) -> None:
     for path in experiments:
         resolved = resolve(read_experiment(path, catalog), catalog, patterns=known)
         if resolved.application.name == "solver":
-            words = [*resolved.deployment.launcher, resolved.deployment.executable, *command_arguments(resolved)]
+            words = [*launcher_words(resolved), resolved.deployment.executable, *command_arguments(resolved)]
             assert f"`{' '.join(words)}`" in page.read_text()
 
 
