@@ -135,11 +135,23 @@ def elements_of(array: Job, indices: Iterable[int]) -> list[Job]:
 
 
 def to_retry(elements: Iterable[Job]) -> tuple[int, ...]:
-    """Indices of those elements that are over and did not complete: what another attempt has to do."""
+    """Places of those elements that are over and did not complete: what another attempt has to do."""
     return tuple(
         sorted(
-            job.element
+            job.place
             for job in elements
-            if job.element is not None and job.ended_at is not None and job.state is not JobState.COMPLETE
+            if job.place is not None and job.ended_at is not None and job.state is not JobState.COMPLETE
         )
     )
+
+
+def split(places: Iterable[int], most: int) -> list[tuple[int, list[int]]]:
+    """Places of elements as arrays: each array's offset, and its elements' indices from there, all below ``most``.
+
+    An array's offset is the same in every attempt, and an index is the place itself where one array is enough: what
+    people see in the scheduler's own tools.
+    """
+    arrays: dict[int, list[int]] = {}
+    for place in sorted(set(places)):
+        arrays.setdefault(place - place % most, []).append(place % most)
+    return list(arrays.items())

@@ -89,22 +89,29 @@ class JobStore(Records):
         :param job: the array
         :raises ValueError: no indices
         """
-        wanted = sorted(set(indices))
-        if not wanted:
-            raise ValueError(f"array {job.name} has no elements")
+        (array,) = await self.intend_arrays([(job, indices)])
+        return array
 
-        def do(unit: Unit) -> Job:
-            found = unit.find(job.name)
-            if found is not None:
-                return found
-            array = replace(job, size=len(wanted), tally={})
-            unit.write_journal(array, array.reason)
-            unit.add(array)
-            for element in elements_of(array, wanted):
-                unit.add(element)
-            return unit.job(array.name)
+    async def intend_arrays(self, arrays: Iterable[tuple[Job, Collection[int]]]) -> list[Job]:
+        """:meth:`intend_array` for several at once: all intents are saved, or none."""
+        wanted = [(job, sorted(set(indices))) for job, indices in arrays]
+        for job, indices in wanted:
+            if not indices:
+                raise ValueError(f"array {job.name} has no elements")
+        names = tuple(job.name for job, _ in wanted)
 
-        return await self._writer.write(Work("saving an array's intent", do, jobs=(job.name,)))
+        def do(unit: Unit) -> list[Job]:
+            for job, indices in wanted:
+                if unit.find(job.name) is not None:
+                    continue
+                array = replace(job, size=len(indices), tally={})
+                unit.write_journal(array, array.reason)
+                unit.add(array)
+                for element in elements_of(array, indices):
+                    unit.add(element)
+            return [unit.job(name) for name in names]
+
+        return await self._writer.write(Work("saving an array's intent", do, jobs=names))
 
     async def submitted(
         self, name: str, native_id: str, at: datetime, element_id: Callable[[str, int], str] | None = None
@@ -188,17 +195,20 @@ class JobStore(Records):
         ]
 
     async def latest(self, task: TaskIdentity) -> Job | None:
-        """The job, or the array, of that submission task's highest attempt."""
+        """The job, or an array, of that submission task's highest attempt."""
+        return next(iter((await self.attempts(task))[-1:]), None)
+
+    async def attempts(self, task: TaskIdentity) -> list[Job]:
+        """The jobs, or the arrays, of that submission task, by attempt and offset."""
         column = tables.job.c
         query = (
             select(tables.job)
             .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
             .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
             .where(column.array.is_(None))
-            .order_by(column.attempt.desc())
-            .limit(1)
+            .order_by(column.attempt, column.offset)
         )
-        return next(iter(await self._jobs(query)), None)
+        return await self._jobs(query)
 
     async def jobs_of(self, dag_id: str, experiment_id: str, born: str) -> list[Job]:
         """All jobs of an experiment, by task, map index and attempt; arrays without their elements."""
@@ -207,7 +217,7 @@ class JobStore(Records):
             select(tables.job)
             .where(column.dag_id == dag_id, column.experiment_id == experiment_id, column.born == born)
             .where(column.array.is_(None))
-            .order_by(column.task_id, column.map_index, column.attempt)
+            .order_by(column.task_id, column.map_index, column.attempt, column.offset)
         )
 
     async def elements(self, array: str) -> list[Job]:
@@ -216,16 +226,16 @@ class JobStore(Records):
         return await self._jobs(select(tables.job).where(column.array == array).order_by(column.element))
 
     async def latest_elements(self, task: TaskIdentity) -> list[Job]:
-        """Each element of that submission task's arrays as its last attempt left it, by index."""
+        """Each element of that submission task's arrays as its last attempt left it, by place."""
         column = tables.job.c
         query = (
             select(tables.job)
             .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
             .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
             .where(column.array.is_not(None))
-            .order_by(column.element, column.attempt)
+            .order_by(column.offset + column.element, column.attempt)
         )
-        return list({job.element: job for job in await self._jobs(query)}.values())
+        return list({job.place: job for job in await self._jobs(query)}.values())
 
     async def open_jobs(self, resource: str | None = None) -> list[Job]:
         """Jobs with a scheduler's id of which news is awaited, oldest first; of all resources or one.

@@ -143,6 +143,8 @@ class Job:
     :param admitted_at: when admission let it go to its resource; None while it waits for that
     :param array: the name of the array whose element it is
     :param element: its index there
+    :param offset: of an array and its elements: what to add to an element's index for its place among all elements of
+        its task, which may need several arrays
     :param size: of an array: how many elements it has
     :param tally: of an array: how many of its elements are where (``jobs.arrays``)
     :param request: what the scheduler was asked for, as JSON, without secrets; None for an element: its array's
@@ -188,6 +190,12 @@ class Job:
     tally: Mapping[str, int] | None = None
     request: Mapping[str, Any] | None = None
     born: str = ""
+    offset: int = 0
+
+    @property
+    def place(self) -> int | None:
+        """Of an array's element: its index among all elements of its task, the one that people know."""
+        return None if self.element is None else self.offset + self.element
 
 
 class TaskState(StrEnum):

@@ -45,6 +45,8 @@ class Element:
     """One element of an array: what differs from the request's own.
 
     :param index: from 0 up, unique in the array
+    :param place: its index among all elements of its task, where that is another; its program sees it as
+        ``AIRAVATA_INDEX``
     :param directory: its working directory, absolute
     :param arguments: instead of the request's
     :param environment: on top of the request's
@@ -56,6 +58,7 @@ class Element:
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     stdin: str | None = None
+    place: int | None = None
 
 
 @dataclass(frozen=True)
