@@ -290,12 +290,13 @@ def _inputs(
             continue
         try:
             if field.each:
-                spread[name] = _each(given, field, catalog, name, faults)
+                if items := _each(given, field, catalog, name, faults):
+                    spread[name] = items
             else:
                 values[name] = _input(given, field, catalog)
         except ValueError as error:
             faults.append(Fault(f"inputs.{name}", str(error)))
-    lengths = {len(items) for items in spread.values() if items}
+    lengths = {len(items) for items in spread.values()}
     if len(lengths) > 1:
         told = ", ".join(f"{name} has {len(items)}" for name, items in spread.items())
         faults.append(Fault("inputs", f"those that are given for each element should be equally many: {told}"))
@@ -314,7 +315,7 @@ def _inputs(
 
 
 def _each(given: object, field: InputField, catalog: Catalog, name: str, faults: list[Fault]) -> list[InputValue]:
-    """One value for each element of an array; an item with a fault is left out, and the fault told.
+    """One value for each element of an array; none where an item has a fault, which is told.
 
     :raises ValueError: no list, or an empty one
     """
