@@ -296,12 +296,24 @@ def _inputs(
                 values[name] = _input(given, field, catalog)
         except ValueError as error:
             faults.append(Fault(f"inputs.{name}", str(error)))
+    elements = _elements(application, values, spread, faults)
+    for inputs in elements or (values,):
+        _distinct_names(application, inputs, faults)
+    return values, elements
+
+
+def _elements(
+    application: Application,
+    values: Mapping[str, InputValue],
+    spread: Mapping[str, list[InputValue]],
+    faults: list[Fault],
+) -> tuple[dict[str, InputValue], ...]:
+    """All inputs of each element of an array, in the application's order; none when nothing is given for each."""
     lengths = {len(items) for items in spread.values()}
     if len(lengths) > 1:
         told = ", ".join(f"{name} has {len(items)}" for name, items in spread.items())
         faults.append(Fault("inputs", f"those that are given for each element should be equally many: {told}"))
-    # In the application's order, in each of them.
-    elements = tuple(
+    return tuple(
         {
             name: values[name] if name in values else spread[name][index]
             for name in application.inputs
@@ -309,9 +321,6 @@ def _inputs(
         }
         for index in range(min(lengths, default=0))
     )
-    for inputs in elements or (values,):
-        _distinct_names(application, inputs, faults)
-    return values, elements
 
 
 def _each(given: object, field: InputField, catalog: Catalog, name: str, faults: list[Fault]) -> list[InputValue]:

@@ -174,13 +174,17 @@ class Submit(Task[SubmitParameters]):
         first: set[str] = set()
         if places:
             job = self._intent(context, attempt + 1, request)
-            made = await store.intend_arrays(intents(job, context.identity, places, resource.max_array_size))
+            arrays = intents(job, context.identity, places, resource.max_array_size)
+            for number, (each, indices) in enumerate(arrays):
+                asked = part(request, each.name, each.offset, indices, beside=len(arrays))
+                arrays[number] = replace(each, request=recorded(asked)), indices
+            made = await store.intend_arrays(arrays)
             first = {array.name for array in made if array.created_at == job.created_at}
             attempts = await store.attempts(context.identity)
-        pending = unsettled(attempts)
-        for array in pending:
+        for array in unsettled(attempts):
             indices = [each.element for each in await store.elements(array.name) if each.element is not None]
-            asked = part(request, array.name, array.offset, indices, beside=len(pending))
+            beside = sum(each.attempt == array.attempt for each in attempts)
+            asked = part(request, array.name, array.offset, indices, beside=beside)
             native_id = await self._submit(context, asked, array, array.name in first)
             context.log.info(
                 "Array %s on %s, named %s: elements %s",

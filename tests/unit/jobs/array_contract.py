@@ -163,6 +163,20 @@ class ArrayContract(StoreFixtures):
         assert [job.name for job in await store.latest_elements(task)] == ["a1.0", "a2.1", "a1.2", "a2.3"]
         assert [job.name for job in await store.jobs_of("hpc_batch", "experiment-a1", "")] == ["a1", "a2"]
 
+    async def test_elements_that_need_several_arrays(self, store: JobStore) -> None:
+        def array(name: str, attempt: int, offset: int) -> Job:
+            return replace(make_job(name), experiment_id="e", attempt=attempt, offset=offset)
+
+        made = await store.intend_arrays([(array("b", 1, 2), [0, 1]), (array("a", 1, 0), [1, 0])])
+        assert [(job.name, job.size) for job in made] == [("b", 2), ("a", 2)]
+        with pytest.raises(ValueError, match="no elements"):
+            await store.intend_arrays([(array("d", 2, 0), [0]), (array("c", 2, 2), [])])
+        await store.intend_arrays([(array("c", 2, 2), [1])])
+        task = TaskIdentity("hpc_batch", "e", "submit")
+        assert [job.name for job in await store.attempts(task)] == ["a", "b", "c"]
+        elements = await store.latest_elements(task)
+        assert [(job.name, job.place) for job in elements] == [("a.0", 0), ("a.1", 1), ("b.0", 2), ("c.1", 3)]
+
     async def test_cancel_reaches_all_that_is_open(self, store: JobStore) -> None:
         await self.submitted_array(store)
         await self.end(store, 0, S.COMPLETE)
