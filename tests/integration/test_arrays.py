@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from airavata_provider.errors import JobFailed
 from airavata_provider.jobs.reconcile import stop_reconciler
 from airavata_provider.jobs.store import JobStore
+from airavata_provider.jobs.submission import Patience, submit
 from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import Job, JobState
 from airavata_provider.ssh.pool import close_pool
@@ -119,4 +121,36 @@ async def test_more_elements_than_an_array_can_have_are_several_arrays(services:
         (2, 4, 1, JobState.COMPLETE),
     ]
     assert await accepted(bed, made[3]) == [f"{made[3].native_id}_1"]
+    assert (services.root / "out" / "5" / "result-5.txt").read_text() == "5\ncommon\n"
+
+
+async def test_killed_anywhere_every_element_runs_once(
+    services: BedServices, bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A submit that was cut before it told anything is looked for this long; the bed's SLURM is never that slow.
+    defaults = {**(submit.__kwdefaults__ or {}), "patience": Patience(grace_s=5, pauses_s=(0.5,))}
+    monkeypatch.setattr(submit, "__kwdefaults__", defaults)
+    experiment, conf, chance = f"test-{uuid.uuid4().hex}", request("small", [0] * 6), random.Random(3)
+
+    async def insist(*tasks: HostedTask) -> None:
+        """Kill the segment after a moment, again and again, a little later each time."""
+        patience = 0.0
+        while True:
+            patience += chance.uniform(0.005, 0.08)
+            running = asyncio.create_task(services.run(experiment, conf, *tasks))
+            done, _ = await asyncio.wait({running}, timeout=patience)
+            if done:
+                running.result()
+                return
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+    await insist(*PREPARE, SUBMIT)
+    await insist(MONITOR)
+    await insist(STAGE_OUT)
+    made = await arrays(services, experiment)
+    assert [(each.offset, each.size) for each in made] == [(0, 4), (4, 2)]
+    for each in made:
+        assert await accepted(bed, each) == [f"{each.native_id}_{index}" for index in range(each.size or 0)]
     assert (services.root / "out" / "5" / "result-5.txt").read_text() == "5\ncommon\n"
