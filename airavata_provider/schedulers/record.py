@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from airavata_provider.models.identity import CONTROL_DIRECTORY
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.request import ranges
@@ -41,7 +42,8 @@ def control_directory(directory: str, name: str, index: int | None = None) -> st
     :param index: of an array's element, which has a directory of its own inside the array's
     """
     array, _, element = name.partition(".")
-    return posixpath.join(directory, ".airavata", array, element if index is None else str(index)).rstrip("/")
+    control = posixpath.join(directory, CONTROL_DIRECTORY, array)
+    return posixpath.join(control, element if index is None else str(index)).rstrip("/")
 
 
 def make_directories(control: str, indices: Sequence[int]) -> str:
