@@ -12,15 +12,19 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from airavata_provider.errors import AiravataError, ExperimentRefused, Fault
+from airavata_provider.jobs.arrays import split
 from airavata_provider.models.experiment import ResolvedExperiment
 from airavata_provider.models.identity import TaskIdentity, experiment_directory, job_name
 from airavata_provider.models.pattern import Pattern, load_pattern
 from airavata_provider.models.pattern_folders import builtin_patterns, pattern_files
+from airavata_provider.models.resource import ComputeResource
 from airavata_provider.models.template import TemplateError, render
 from airavata_provider.schedulers.record import control_directory
 from airavata_provider.schedulers.registry import scheduler
+from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.schedulers.script import Webhook, write_script
 from airavata_provider.settings import get_settings
+from airavata_provider.tasks.arrays import part
 from airavata_provider.tasks.base import webhook_url
 from airavata_provider.tasks.job_request import unsupported
 from airavata_provider.tasks.registry import parameter_models
@@ -73,15 +77,30 @@ def previews(resolved: ResolvedExperiment) -> Iterator[Preview]:
         except ValidationError as error:
             faults = [Fault(".".join(map(str, each["loc"])), each["msg"]) for each in error.errors()]
             raise ExperimentRefused(f"task {task.id}: its parameters make no sense", faults) from None
-        name = job_name(TaskIdentity(pattern.name, experiment_id, task.id))
+        identity = TaskIdentity(pattern.name, experiment_id, task.id)
         comment = f"{pattern.name}/{experiment_id}"
-        request = request_of(parameters, resource, name=name, directory=directory, comment=comment)
-        url = webhook_url(get_settings().webhook_base_url, resource, name) if parameters.webhook else None
-        webhook = Webhook(url, "") if url else None
-        script = write_script(
-            scheduler(resource.scheduler), request, webhook, control_directory(directory, request.name)
-        )
-        yield Preview(task.id, script, tuple(unsupported(resource, request)))
+        request = request_of(parameters, resource, name=job_name(identity), directory=directory, comment=comment)
+        for each in _parts(request, identity, resource.max_array_size):
+            script = _script(each, parameters, resource)
+            yield Preview(task.id, script, tuple(unsupported(resource, each)))
+
+
+def _parts(request: JobRequest, identity: TaskIdentity, most: int) -> list[JobRequest]:
+    """The request, or those for each of the arrays that its elements need."""
+    if request.array is None:
+        return [request]
+    arrays = split(request.array.indices, most)
+    return [
+        part(request, job_name(identity, offset=offset), offset, indices, beside=len(arrays))
+        for offset, indices in arrays
+    ]
+
+
+def _script(request: JobRequest, parameters: SubmitParameters, resource: ComputeResource) -> str:
+    url = webhook_url(get_settings().webhook_base_url, resource, request.name) if parameters.webhook else None
+    webhook = Webhook(url, "") if url else None
+    control = control_directory(request.directory, request.name)
+    return write_script(scheduler(resource.scheduler), request, webhook, control)
 
 
 def _pattern(name: str) -> Pattern:

@@ -35,6 +35,9 @@ compute_resources:
     <<: *cluster
     scheduler: fork
     queues: {{}}
+  small:
+    <<: *cluster
+    max_array_size: 4
 storage_resources:
   files: {{type: local, root: {root}, default: true}}
   remote: {{type: sftp, connection: bed, root: {scratch}/storage}}
@@ -66,6 +69,30 @@ applications:
           - "{{{{ inputs.fail }}}}"
           - "{{{{ inputs.seconds }}}}"
       host: *upper
+  each:
+    pattern: hpc_array
+    inputs:
+      text: {{type: FILE, position: 1, each: true}}
+      code: {{type: INTEGER, position: 2, each: true}}
+      common: {{type: FILE, position: 3}}
+    outputs:
+      result: {{file: "result*.txt"}}
+    deployments:
+      cluster: &each
+        executable: /bin/sh
+        arguments:
+          - -c
+          - |
+            cat "$1" "$3" > "result-$AIRAVATA_INDEX.txt"
+            echo "try" >> tries
+            [ "$(wc -l < tries)" -gt 1 ] && [ "$2" = 3 ] && exit 0
+            exit "$2"
+          - each
+          - "{{{{ inputs.text }}}}"
+          - "{{{{ inputs.code }}}}"
+          - "{{{{ inputs.common }}}}"
+      small: *each
+      host: *each
 """
 
 

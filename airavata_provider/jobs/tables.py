@@ -110,6 +110,7 @@ job = Table(
     Column("array", String(64)),
     # -1 for what is no element: in a unique constraint no NULL equals another.
     Column("element", Integer, nullable=False),
+    Column("offset", Integer, nullable=False),
     Column("size", Integer),
     Column("tally", JSON(none_as_null=True)),
     Column("request", JSON(none_as_null=True)),
@@ -121,6 +122,7 @@ job = Table(
         "task_id",
         "map_index",
         "attempt",
+        "offset",
         "element",
         name="uq_airavata_job_identity",
     ),

@@ -91,6 +91,8 @@ class InputField(Model):
     :param name: FILE only: the file's name on the resource, instead of the address's last component
     :param stdin: FILE only: the program reads it from its standard input
     :param choices: the only values allowed
+    :param each: a request gives a list of them, and the job is an array with an element for each; several such inputs
+        are as long as each other, and belong together item by item
     """
 
     type: DataType = DataType.STRING
@@ -102,9 +104,14 @@ class InputField(Model):
     name: FileName | None = None
     stdin: bool = False
     choices: tuple[Any, ...] = ()
+    each: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> InputField:
+        if self.each and self.type is DataType.FILE_LIST:
+            raise ValueError("each: an element has files of type FILE, not FILE_LIST")
+        if self.each and self.default is not None:
+            raise ValueError("default: an input that is given for each element has none")
         if self.type is not DataType.FILE:
             for what in ("name", "stdin"):
                 if getattr(self, what):

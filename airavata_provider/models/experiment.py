@@ -87,6 +87,7 @@ class Experiment(JobOptions):
     :param walltime: given as minutes, ``HH:MM:SS`` or ``D-HH:MM:SS``; kept as ``HH:MM:SS``
     :param account: allocation to charge
     :param inputs: values by the application's names; files by address, ``storage://…`` or ``file:///…``
+    :param max_running: elements of an array that run at a time, at most
     :param outputs: names of the outputs wanted; none: all
     :param outputs_to: directory for the outputs, ``storage://…`` or ``file:///…``; None: one of its own
     :param not_before: start no earlier; in UTC
@@ -108,6 +109,7 @@ class Experiment(JobOptions):
     walltime: Annotated[str, BeforeValidator(_clock_text)] | None = None
     account: Text | None = None
     inputs: Mapping[str, Any] = Field(default_factory=dict)
+    max_running: Count | None = None
     outputs: tuple[str, ...] = ()
     outputs_to: Text | None = None
     priority: Annotated[Priority, BeforeValidator(upper)] = Priority.NORMAL

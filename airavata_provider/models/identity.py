@@ -37,14 +37,18 @@ class TaskIdentity:
     born: str = ""
 
 
-def job_name(task: TaskIdentity, attempt: int = 1) -> str:
+def job_name(task: TaskIdentity, attempt: int = 1, offset: int = 0) -> str:
     """Name of the job that the given submission task makes on its n-th attempt; the job's key everywhere.
 
     15 characters, a letter first, letters and digits only: what Torque (15 characters) and Grid Engine
     (no digit first) accept. 70 bits of SHA-256, so two of a million jobs share one with a chance of 4e-10.
+
+    :param offset: tells the arrays of one attempt apart
     """
-    text = "\0".join((task.dag_id, task.experiment_id, task.task_id, str(task.map_index), str(attempt), task.born))
-    digest = hashlib.sha256(text.encode()).digest()
+    words = [task.dag_id, task.experiment_id, task.task_id, str(task.map_index), str(attempt), task.born]
+    if offset:
+        words.append(str(offset))
+    digest = hashlib.sha256("\0".join(words).encode()).digest()
     return "a" + base64.b32encode(digest).decode("ascii")[:14].lower()
 
 

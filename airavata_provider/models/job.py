@@ -117,7 +117,8 @@ class Job:
     :param user: the person there
     :param resource: the compute resource's name in the catalog
     :param queue: the queue asked for, None for the resource's default
-    :param directory: the job's working directory on the resource, absolute
+    :param directory: the job's working directory on the resource, absolute; an element has its array's, in which its
+        control directory is
     :param state: what the job is doing
     :param state_at: when news last told that state, by the teller's clock
     :param state_source: who told it first
@@ -142,9 +143,11 @@ class Job:
     :param admitted_at: when admission let it go to its resource; None while it waits for that
     :param array: the name of the array whose element it is
     :param element: its index there
+    :param offset: of an array and its elements: what to add to an element's index for its place among all elements of
+        its task, which may need several arrays
     :param size: of an array: how many elements it has
     :param tally: of an array: how many of its elements are where (``jobs.arrays``)
-    :param request: what the scheduler was asked for, as JSON, without secrets
+    :param request: what the scheduler was asked for, as JSON, without secrets; None for an element: its array's
     :param born: when its DAG run was made (:class:`~airavata_provider.models.identity.TaskIdentity`)
     """
 
@@ -187,6 +190,12 @@ class Job:
     tally: Mapping[str, int] | None = None
     request: Mapping[str, Any] | None = None
     born: str = ""
+    offset: int = 0
+
+    @property
+    def place(self) -> int | None:
+        """Of an array's element: its index among all elements of its task, the one that people know."""
+        return None if self.element is None else self.offset + self.element
 
 
 class TaskState(StrEnum):

@@ -29,6 +29,7 @@ from airavata_provider.models.resolved import (
     InputValue,
     ResolvedExperiment,
     command_arguments,
+    element_arguments,
     launcher_words,
 )
 from airavata_provider.models.resource import ComputeResource, Queue
@@ -80,10 +81,11 @@ def resolve(
         faults.append(Fault("application", message))
     place = _place(experiment, application, catalog, faults, now)
     inputs: Mapping[str, InputValue] = {}
+    elements: tuple[Mapping[str, InputValue], ...] = ()
     outputs: Mapping[str, OutputField] = {}
     pattern = experiment.pattern
     if application is not None:
-        inputs = _inputs(experiment, application, catalog, faults)
+        inputs, elements = _inputs(experiment, application, catalog, faults)
         outputs = _outputs(experiment, application, faults)
         pattern = pattern or application.pattern
     if pattern is not None and patterns is not None and pattern not in patterns:
@@ -108,9 +110,13 @@ def resolve(
         inputs=inputs,
         outputs=outputs,
         outputs_to=outputs_to,
+        elements=elements,
     )
     try:
-        command_arguments(resolved)
+        if resolved.elements:
+            element_arguments(resolved)
+        else:
+            command_arguments(resolved)
     except (TemplateError, ValueError) as error:
         where = f"the catalog's applications.{application.name}.deployments.{place.resource.name}.arguments"
         raise _refused(experiment, [Fault(where, str(error))]) from error
@@ -261,15 +267,17 @@ def _reservation_faults(
 
 def _inputs(
     experiment: Experiment, application: Application, catalog: Catalog, faults: list[Fault]
-) -> dict[str, InputValue]:
+) -> tuple[dict[str, InputValue], tuple[dict[str, InputValue], ...]]:
+    """The inputs' values, and those of each element of an array where some are given for each."""
     for name in experiment.inputs:
         if name not in application.inputs:
             message = f"{application.name} has no such input{suggestion(name, application.inputs)}"
             faults.append(Fault(f"inputs.{name}", message))
     values: dict[str, InputValue] = {}
+    spread: dict[str, list[InputValue]] = {}
     for name, field in application.inputs.items():
         given = experiment.inputs.get(name)
-        if given == "" and field.type is not DataType.STRING:
+        if given == "" and (field.each or field.type is not DataType.STRING):
             given = None
         if given is None:
             given = field.default
@@ -278,11 +286,54 @@ def _inputs(
                 faults.append(Fault(f"inputs.{name}", f"missing; {application.name} needs it ({field.type})"))
             continue
         try:
-            values[name] = _input(given, field, catalog)
+            if field.each:
+                if items := _each(given, field, catalog, name, faults):
+                    spread[name] = items
+            else:
+                values[name] = _input(given, field, catalog)
         except ValueError as error:
             faults.append(Fault(f"inputs.{name}", str(error)))
-    _distinct_names(application, values, faults)
-    return values
+    elements = _elements(application, values, spread, faults)
+    for inputs in elements or (values,):
+        _distinct_names(application, inputs, faults)
+    return values, elements
+
+
+def _elements(
+    application: Application,
+    values: Mapping[str, InputValue],
+    spread: Mapping[str, list[InputValue]],
+    faults: list[Fault],
+) -> tuple[dict[str, InputValue], ...]:
+    """All inputs of each element of an array, in the application's order; none when nothing is given for each."""
+    lengths = {len(items) for items in spread.values()}
+    if len(lengths) > 1:
+        told = ", ".join(f"{name} has {len(items)}" for name, items in spread.items())
+        faults.append(Fault("inputs", f"those that are given for each element should be equally many: {told}"))
+    return tuple(
+        {
+            name: values[name] if name in values else spread[name][index]
+            for name in application.inputs
+            if name in values or name in spread
+        }
+        for index in range(min(lengths, default=0))
+    )
+
+
+def _each(given: object, field: InputField, catalog: Catalog, name: str, faults: list[Fault]) -> list[InputValue]:
+    """One value for each element of an array; none where an item has a fault, which is told.
+
+    :raises ValueError: no list, or an empty one
+    """
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError(f"should be a list with an item for each element, not {shown(given)}")
+    found: list[InputValue] = []
+    for index, item in enumerate(given):
+        try:
+            found.append(_input(item, field, catalog))
+        except ValueError as error:
+            faults.append(Fault(f"inputs.{name}[{index}]", str(error)))
+    return found if len(found) == len(given) else []
 
 
 def _input(given: object, field: InputField, catalog: Catalog) -> InputValue:

@@ -5,8 +5,8 @@ Made by ``models.resolution.resolve``; everything here is checked and typed. Pur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airavata_provider.models.application import Application, DataType, Deployment, InputField, OutputField
@@ -60,7 +60,8 @@ class ResolvedExperiment:
     :param inputs: given and default values by name, in the application's order; what has no value is not
         there
     :param outputs: what is expected, by name
-    :param outputs_to: directory for the outputs
+    :param outputs_to: directory for the outputs; each element of an array has one in it, called after its index
+    :param elements: when the job is an array: all inputs' values of each element
     """
 
     experiment: Experiment
@@ -79,10 +80,15 @@ class ResolvedExperiment:
     inputs: Mapping[str, InputValue]
     outputs: Mapping[str, OutputField]
     outputs_to: StorageURI
+    elements: tuple[Mapping[str, InputValue], ...] = ()
+
+    def of_element(self, index: int) -> ResolvedExperiment:
+        """What one element of the array is, by itself."""
+        return replace(self, inputs=self.elements[index], elements=())
 
     @property
     def files(self) -> tuple[FileInput, ...]:
-        """Every file to stage in, in the order of the inputs."""
+        """Every file to stage in, in the order of the inputs; of an array, those that its elements share."""
         return tuple(file for value in self.inputs.values() for file in _files(value))
 
     @property
@@ -98,7 +104,8 @@ class ResolvedExperiment:
         """What templates see (``models.application.VARIABLES``): plain data that JSON can carry.
 
         ``experiment`` holds the request with its defaults filled in. ``inputs`` has a key for every input of
-        the application: None where there is no value, a file's name (``./-x`` for ``-x``), a list of them.
+        the application: None where there is no value, a file's name (``./-x`` for ``-x``), a list of them, a list of
+        what is given for each element of an array.
         ``outputs`` has the expected outputs' files.
 
         :param directory: the experiment's directory on the resource
@@ -128,7 +135,12 @@ class ResolvedExperiment:
             "deployment": self.deployment.model_dump(mode="json"),
             "resource": self.resource.model_dump(mode="json"),
             "queue": self.queue.model_dump(mode="json"),
-            "inputs": {name: _plain(self.inputs.get(name)) for name in application.inputs},
+            "inputs": {
+                name: [_plain(element.get(name)) for element in self.elements]
+                if self.elements and field.each
+                else _plain(self.inputs.get(name))
+                for name, field in application.inputs.items()
+            },
             "outputs": {name: field.file for name, field in self.outputs.items()},
             "directory": directory,
         }
@@ -145,10 +157,8 @@ def command_arguments(resolved: ResolvedExperiment, directory: str = ".") -> tup
     :raises TemplateError: a template of the deployment asks for what is not there
     :raises ValueError: a template makes text that a command line cannot carry
     """
-    templates = resolved.deployment.arguments
-    if templates is not None:
-        variables = resolved.variables(directory)
-        return tuple(argument_text(word) for template in templates for word in _words(render(template, variables)))
+    if resolved.deployment.arguments is not None:
+        return _rendered(resolved.deployment.arguments, resolved.variables(directory))
     fields = [
         (name, field)
         for name, field in resolved.application.inputs.items()
@@ -166,6 +176,27 @@ def command_arguments(resolved: ResolvedExperiment, directory: str = ".") -> tup
     return tuple(words + rest)
 
 
+def element_arguments(resolved: ResolvedExperiment) -> tuple[tuple[str, ...], ...]:
+    """:func:`command_arguments` of each element of an array, in which templates see the element's own inputs.
+
+    :raises TemplateError: see there
+    :raises ValueError: see there
+    """
+    templates = resolved.deployment.arguments
+    if templates is None:
+        return tuple(command_arguments(resolved.of_element(index)) for index in range(len(resolved.elements)))
+    # What all of them see is the same, and much.
+    variables, names = resolved.variables("."), tuple(resolved.application.inputs)
+    return tuple(
+        _rendered(templates, variables | {"inputs": {name: _plain(values.get(name)) for name in names}})
+        for values in resolved.elements
+    )
+
+
+def _rendered(templates: Iterable[str], variables: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(argument_text(word) for template in templates for word in _words(render(template, variables)))
+
+
 def launcher_words(resolved: ResolvedExperiment, directory: str = ".") -> tuple[str, ...]:
     """Words before the executable: the deployment's, else what the resource has for its parallelism.
 
@@ -175,8 +206,7 @@ def launcher_words(resolved: ResolvedExperiment, directory: str = ".") -> tuple[
     templates = resolved.deployment.launcher
     if templates is None:
         templates = resolved.resource.launchers.get(resolved.deployment.parallelism, ())
-    variables = resolved.variables(directory)
-    return tuple(argument_text(word) for template in templates for word in _words(render(template, variables)))
+    return _rendered(templates, resolved.variables(directory))
 
 
 def _flagged(field: InputField, value: InputValue) -> Iterator[str]:

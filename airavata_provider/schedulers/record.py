@@ -38,10 +38,12 @@ from airavata_provider.schedulers.request import ranges
 def control_directory(directory: str, name: str, index: int | None = None) -> str:
     """The control directory of the job with that name in that working directory.
 
+    :param name: its name in the scheduler, or its key in the store (``<array>.<index>`` is an element)
     :param index: of an array's element, which has a directory of its own inside the array's
     """
-    control = posixpath.join(directory, CONTROL_DIRECTORY, name)
-    return control if index is None else posixpath.join(control, str(index))
+    array, _, element = name.partition(".")
+    control = posixpath.join(directory, CONTROL_DIRECTORY, array)
+    return posixpath.join(control, element if index is None else str(index)).rstrip("/")
 
 
 def make_directories(control: str, indices: Sequence[int]) -> str:

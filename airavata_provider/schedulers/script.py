@@ -94,7 +94,7 @@ def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | N
         parts += _exports(request.environment)
     else:
         mark = f'{quote(f"{request.name}.")}"$airavata_index"'
-        parts += [f'export AIRAVATA_JOB={mark} AIRAVATA_INDEX="$airavata_index"', *_exports(request.environment)]
+        parts += [f"export AIRAVATA_JOB={mark}", *_exports(request.environment)]
         parts += _cases(request.array, _surroundings)
     parts += request.module_init
     parts += [f"module load {quote(module)} || exit $?" for module in request.modules]
@@ -135,6 +135,7 @@ def _cases(array: Array, lines: Callable[[Element], Iterable[str]]) -> Iterable[
 
 def _surroundings(element: Element) -> Iterable[str]:
     yield f"cd {quote(element.directory)} || exit 1"
+    yield f"export AIRAVATA_INDEX={element.index if element.place is None else element.place}"
     yield from _exports(element.environment)
 
 

@@ -13,12 +13,12 @@ from airavata_provider.models.application import Container, Parallelism
 from airavata_provider.models.catalog import Catalog
 from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.options import JobOptions
-from airavata_provider.models.resolved import ResolvedExperiment, command_arguments, launcher_words
+from airavata_provider.models.resolved import ResolvedExperiment, command_arguments, element_arguments, launcher_words
 from airavata_provider.models.resource import ComputeResource, Unsupported
 from airavata_provider.schedulers.registry import scheduler
 from airavata_provider.schedulers.request import JobRequest
 
-FIELDS: Mapping[str, str] = {"tasks": "cpus", "cpus_per_task": "cpus", "walltime_s": "walltime"}
+FIELDS: Mapping[str, str] = {"tasks": "cpus", "cpus_per_task": "cpus", "walltime_s": "walltime", "array": "inputs"}
 """An experiment's field, for those of a job request that are called otherwise."""
 
 _PROCESSES = (Parallelism.MPI, Parallelism.OPENMP_MPI)
@@ -36,7 +36,7 @@ def job_fields(experiment: ResolvedExperiment) -> dict[str, Any]:
     resource = experiment.resource
     return {
         "executable": deployment.executable,
-        "arguments": command_arguments(experiment),
+        **_words(experiment),
         "environment": environment,
         "modules": tuple(deployment.modules),
         "module_init": resource.module_system.commands(bool(deployment.modules)),
@@ -44,7 +44,6 @@ def job_fields(experiment: ResolvedExperiment) -> dict[str, Any]:
         "post_commands": tuple(deployment.post_commands),
         "launcher": launcher_words(experiment),
         "container": _container(deployment.container, experiment),
-        "stdin": experiment.stdin,
         "stdout": experiment.application.stdout,
         "stderr": experiment.application.stderr,
         "queue": queue.name,
@@ -66,6 +65,19 @@ def job_fields(experiment: ResolvedExperiment) -> dict[str, Any]:
         "mail_events": options.mail_events or (),
         "export": deployment.export if deployment.export is not None else queue.export,
         "directives": scheduler(resource.scheduler).merge_directives(queue.directives, deployment.directives),
+    }
+
+
+def _words(experiment: ResolvedExperiment) -> dict[str, Any]:
+    """What the program is given: once, or for each element of an array."""
+    if not experiment.elements:
+        return {"arguments": command_arguments(experiment), "stdin": experiment.stdin}
+    return {
+        "elements": [
+            {"arguments": arguments, "stdin": experiment.of_element(index).stdin}
+            for index, arguments in enumerate(element_arguments(experiment))
+        ],
+        "max_running": experiment.experiment.max_running,
     }
 
 

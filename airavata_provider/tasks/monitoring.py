@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from airavata_provider.errors import AiravataError, JobCanceled, JobFailed, StoreError
+from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import Job, JobState
+from airavata_provider.tasks.arrays import failure
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.tasks.submission import request_end
 
@@ -43,16 +45,44 @@ class Monitor(Task[MonitorParameters]):
                 advice="clear that task, so that it submits one",
             )
         await context.services.watch()
+        if job.size is not None:
+            return await self._array_end(context)
+        return self._end(context, await self._wait(context, job))
+
+    async def _wait(self, context: TaskContext[Any], job: Job) -> Job:
         context.log.info("Waiting for job %s (%s) on %s", job.native_id, job.name, job.resource)
         while True:
             try:
-                job = await context.services.store.wait(job.name)
-                break
+                return await context.services.store.wait(job.name)
             except StoreError as error:
                 # The job goes on without us; so does the waiting.
                 context.log.warning("The job store does not answer: %s", error)
                 await asyncio.sleep(STORE_PAUSE_S)
-        return self._end(context, job)
+
+    async def _array_end(self, context: TaskContext[MonitorParameters]) -> TaskResult:
+        """Wait for all elements, of earlier attempts' arrays too: those are not submitted again while they run."""
+        store, task = context.services.store, self._task(context)
+        arrays = [
+            array if array.ended_at is not None else await self._wait(context, array)
+            for array in await store.attempts(task)
+        ]
+        elements = await store.latest_elements(task)
+        where = f"array {', '.join(array.native_id or array.name for array in arrays)} on {arrays[-1].resource}"
+        if (error := failure(elements, where)) is not None:
+            raise error
+        context.log.info("All %d elements of %s completed", len(elements), where)
+        return TaskResult(
+            {
+                "job": arrays[-1].name,
+                "native_id": arrays[-1].native_id,
+                "state": JobState.COMPLETE.value,
+                "exit_code": 0,
+                "elements": len(elements),
+                "submitted_at": _iso(min((each.submitted_at for each in arrays if each.submitted_at), default=None)),
+                "started_at": _iso(min((each.started_at for each in elements if each.started_at), default=None)),
+                "ended_at": _iso(max((each.ended_at for each in elements if each.ended_at), default=None)),
+            }
+        )
 
     def _end(self, context: TaskContext[Any], job: Job) -> TaskResult:
         where = f"job {job.native_id or job.name} on {job.resource}"
@@ -88,12 +118,15 @@ class Monitor(Task[MonitorParameters]):
 
     async def cancel(self, context: TaskContext[MonitorParameters]) -> None:
         """Ask for the job's end."""
-        job = await self._job(context)
-        if job is not None:
-            await request_end(context, job)
+        for job in await context.services.store.attempts(self._task(context)):
+            if job.ended_at is None:
+                await request_end(context, job)
 
     async def _job(self, context: TaskContext[MonitorParameters]) -> Job | None:
-        return await context.services.store.latest(replace(context.identity, task_id=context.parameters.job))
+        return await context.services.store.latest(self._task(context))
+
+    def _task(self, context: TaskContext[MonitorParameters]) -> TaskIdentity:
+        return replace(context.identity, task_id=context.parameters.job)
 
 
 def _how(job: Job) -> str:

@@ -5,8 +5,10 @@ Imports no Airflow, and no asyncssh at its top.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -14,30 +16,50 @@ from airavata_provider.errors import FileMissing, JobFailed
 from airavata_provider.models.job import Job, JobState
 from airavata_provider.models.uri import StorageURI, parse_storage_uri
 from airavata_provider.models.values import Model
+from airavata_provider.schedulers.base import quote
+from airavata_provider.tasks.arrays import SHARED, element_directory, elements_of, named
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 
 if TYPE_CHECKING:
     from airavata_provider.models.resolved import ResolvedExperiment
+    from airavata_provider.ssh.host import Host
     from airavata_provider.storage.base import Storage
     from airavata_provider.storage.transfer import Transfer
+
+T = TypeVar("T")
+ELEMENTS_AT_A_TIME = 4
+"""Elements of an array whose outputs are fetched at the same time."""
 
 NAMED = 50
 """Files of one task that are named in its log and result; a task may move thousands."""
 
 
+_LINKS = """\
+set -eu
+cd -- {directory}
+n=0
+while [ $n -lt {elements} ]; do ln -sf {files} $n/; n=$((n + 1)); done
+"""
+
+
 class FileToStage(Model):
     """:param source: storage URI
     :param target: name in the experiment's directory
+    :param element: of an array: the element whose directory it goes to; None: all of them see it
     """
 
     source: str
     target: str
+    element: int | None = None
 
 
 class StageInParameters(Parameters):
-    """:param files: what to bring; by default the experiment's FILE inputs"""
+    """:param files: what to bring; by default the experiment's FILE inputs
+    :param elements: of an array: how many it has; a file that all of them see is brought once, and linked
+    """
 
     files: tuple[FileToStage, ...]
+    elements: int = Field(default=0, ge=0)
 
 
 class StageIn(Task[StageInParameters]):
@@ -48,7 +70,18 @@ class StageIn(Task[StageInParameters]):
 
     def defaults(self, experiment: ResolvedExperiment) -> Mapping[str, Any]:
         """Every FILE input under its name."""
-        return {"files": [{"source": str(file.source), "target": file.name} for file in experiment.files]}
+        shared = set(experiment.files)
+        own = [
+            (file, place)
+            for place in range(len(experiment.elements))
+            for file in experiment.of_element(place).files
+            if file not in shared
+        ]
+        files = [(file, None) for file in experiment.files] + own
+        return {
+            "files": [{"source": str(file.source), "target": file.name, "element": place} for file, place in files],
+            "elements": len(experiment.elements),
+        }
 
     async def run(self, context: TaskContext[StageInParameters]) -> TaskResult:
         """:raises FileMissing: a storage has no such file
@@ -62,13 +95,27 @@ class StageIn(Task[StageInParameters]):
             uri = parse_storage_uri(file.source)
             if uri.storage not in storages:
                 storages[uri.storage] = await context.services.storage(uri.storage)
-            uploads.append(Upload(Place(storages[uri.storage], uri.path), file.target))
+            uploads.append(Upload(Place(storages[uri.storage], uri.path), _target(file, context.parameters)))
         if not uploads:
             context.log.info("No files to bring")
             return TaskResult({"files": [], "bytes": 0})
         host = await context.services.host(context.resource)
         transfers = await many_to_host(uploads, host, context.directory)
+        shared = [file.target for file in context.parameters.files if file.element is None]
+        if shared and context.parameters.elements:
+            words = " ".join(quote(f"../{SHARED}/{name}") for name in shared)
+            script = _LINKS.format(
+                directory=quote(context.directory), files=words, elements=context.parameters.elements
+            )
+            await host.check(script, timeout=60 + context.parameters.elements / 20)
         return _told(context, transfers, [transfer.name for transfer in transfers], "Brought")
+
+
+def _target(file: FileToStage, parameters: StageInParameters) -> str:
+    """Its path in the experiment's directory."""
+    if not parameters.elements:
+        return file.target
+    return f"{SHARED if file.element is None else file.element}/{file.target}"
 
 
 class FileToFetch(Model):
@@ -85,10 +132,12 @@ class FileToFetch(Model):
 class StageOutParameters(Parameters):
     """:param files: what to fetch; by default the application's outputs and the job's standard output and error
     :param to: storage URI of the folder to copy into; by default where the experiment's outputs go
+    :param elements: of an array: how many it has; the files of each go into a folder that is called after its index
     """
 
     files: tuple[FileToFetch, ...]
     to: str
+    elements: int = Field(default=0, ge=0)
 
 
 class StageOut(Task[StageOutParameters]):
@@ -104,39 +153,68 @@ class StageOut(Task[StageOutParameters]):
         }
         for log in (experiment.application.stdout, experiment.application.stderr):
             files.setdefault(log, {"source": log, "required": False})
-        return {"files": list(files.values()), "to": str(experiment.outputs_to)}
+        return {
+            "files": list(files.values()),
+            "to": str(experiment.outputs_to),
+            "elements": len(experiment.elements),
+        }
 
     async def run(self, context: TaskContext[StageOutParameters]) -> TaskResult:
         """:raises FileMissing: a required file is not there, although the job completed
         :raises JobFailed: there was no job at all, so there is nothing to fetch
         :raises TransferError: one did not arrive whole
         """
-        from airavata_provider.storage.transfer import find_outputs, many_from_host
-
         parameters = context.parameters
-        failed = await self._failed_job(context)
-        host = await context.services.host(context.resource)
         to = parse_storage_uri(parameters.to, directory=True)
-        found = await find_outputs(host, context.directory, [file.source for file in parameters.files])
-        missing = [file.source for file in parameters.files if file.required and not found[file.source]]
-        if missing and failed is None:
-            raise FileMissing(
-                f"the job completed without {', '.join(map(repr, missing))}",
-                where=f"{context.resource.name}:{context.directory}",
-                advice="look at the job's standard error, and at the outputs that the application declares",
-            )
-        names = {
-            name: to.child(file.target if file.target and name == file.source else name).path
-            for file in parameters.files
-            for name in found[file.source]
-        }
-        if missing:
-            context.log.warning("The job failed and left no %s", ", ".join(missing))
-        transfers = await many_from_host(host, context.directory, names, await context.services.storage(to.storage))
-        uris = [str(StorageURI(to.storage, names[transfer.name])) for transfer in transfers]
+        host, storage = await context.services.host(context.resource), await context.services.storage(to.storage)
+        if not parameters.elements:
+            failed = await self._failed_job(context) is not None
+            fetch = _Fetch(host, context.directory, storage, to)
+            transfers, uris, missing = await fetch.all(parameters.files)
+            if missing and not failed:
+                raise _without(context, missing)
+            if missing:
+                context.log.warning("The job failed and left no %s", ", ".join(missing))
+        else:
+            transfers, uris = await self._of_elements(context, host, storage, to)
         told = _told(context, transfers, uris, "Fetched")
         outputs = dict(list(zip((transfer.name for transfer in transfers), uris, strict=True))[:NAMED])
         return TaskResult({**told.values, "outputs": outputs})
+
+    async def _of_elements(
+        self, context: TaskContext[StageOutParameters], host: Host, storage: Storage, to: StorageURI
+    ) -> tuple[list[Transfer], list[str]]:
+        """Every element's files, below its index in storage as on the host."""
+        failed = await self._failed_elements(context)
+        turns = asyncio.Semaphore(ELEMENTS_AT_A_TIME)
+
+        async def fetch(place: int) -> tuple[list[Transfer], list[str], list[str]]:
+            async with turns:
+                one = _Fetch(host, element_directory(context.directory, place), storage, to.child(str(place)))
+                transfers, uris, missing = await one.all(context.parameters.files)
+                return [replace(each, name=f"{place}/{each.name}") for each in transfers], uris, missing
+
+        fetched = await _all(fetch(place) for place in range(context.parameters.elements))
+        lacking = {place: missing for place, (_, _, missing) in enumerate(fetched) if missing}
+        for place in sorted(lacking.keys() & failed):
+            context.log.warning("Element %d failed and left no %s", place, ", ".join(lacking[place]))
+        faulty = sorted(lacking.keys() - failed)
+        if faulty:
+            raise _without(context, lacking[faulty[0]], f" in elements {named(faulty)}")
+        return [each for some, _, _ in fetched for each in some], [uri for _, uris, _ in fetched for uri in uris]
+
+    async def _failed_elements(self, context: TaskContext[StageOutParameters]) -> set[int]:
+        identity = context.identity
+        store = context.services.store
+        jobs = await store.jobs_of(identity.dag_id, identity.experiment_id, identity.born)
+        if not jobs and context.experiment is not None:
+            raise _no_job()
+        return {
+            element.place
+            for elements in (await elements_of(store, jobs)).values()
+            for element in elements
+            if element.place is not None and element.state is not JobState.COMPLETE
+        }
 
     async def _failed_job(self, context: TaskContext[StageOutParameters]) -> Job | None:
         """The experiment's job that did not complete, if one did not.
@@ -148,11 +226,55 @@ class StageOut(Task[StageOutParameters]):
         for job in await context.services.store.jobs_of(identity.dag_id, identity.experiment_id, identity.born):
             latest[job.task_id, job.map_index] = job
         if not latest and context.experiment is not None:
-            raise JobFailed(
-                "no job was submitted, so there is nothing to fetch",
-                advice="look at the tasks before this one",
-            )
+            raise _no_job()
         return next((job for job in latest.values() if job.state is not JobState.COMPLETE), None)
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """From a directory of a host into a folder of a storage."""
+
+    host: Host
+    directory: str
+    storage: Storage
+    to: StorageURI
+
+    async def all(self, files: Sequence[FileToFetch]) -> tuple[list[Transfer], list[str], list[str]]:
+        """What was fetched, where it went, and which required files are not there."""
+        from airavata_provider.storage.transfer import find_outputs, many_from_host
+
+        found = await find_outputs(self.host, self.directory, [file.source for file in files])
+        missing = [file.source for file in files if file.required and not found[file.source]]
+        names = {
+            name: self.to.child(file.target if file.target and name == file.source else name).path
+            for file in files
+            for name in found[file.source]
+        }
+        transfers = await many_from_host(self.host, self.directory, names, self.storage)
+        return transfers, [str(StorageURI(self.to.storage, names[each.name])) for each in transfers], missing
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results; the first error ends the others, and leaves when they have ended."""
+    running = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*running)
+    finally:
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def _without(context: TaskContext[Any], missing: Sequence[str], which: str = "") -> FileMissing:
+    return FileMissing(
+        f"the job completed without {', '.join(map(repr, missing))}{which}",
+        where=f"{context.resource.name}:{context.directory}",
+        advice="look at the job's standard error, and at the outputs that the application declares",
+    )
+
+
+def _no_job() -> JobFailed:
+    return JobFailed("no job was submitted, so there is nothing to fetch", advice="look at the tasks before this one")
 
 
 def _told(context: TaskContext[Any], transfers: Sequence[Transfer], names: Sequence[str], verb: str) -> TaskResult:

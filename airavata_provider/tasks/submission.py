@@ -5,26 +5,41 @@ Imports no Airflow, and neither asyncssh nor SQLAlchemy at its top.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from airavata_provider.errors import ExperimentRefused, JobCanceled
-from airavata_provider.models.identity import job_name
+from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import Job, SubmissionState
 from airavata_provider.models.resource import ComputeResource, Unsupported
-from airavata_provider.schedulers.request import Container, Dependency, JobRequest, MailEvent
+from airavata_provider.schedulers.request import Container, Dependency, JobRequest, MailEvent, recorded
+from airavata_provider.tasks.arrays import as_array, intents, named, part, unsettled, wanted_again
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.tasks.job_request import job_fields, unsupported
 
 if TYPE_CHECKING:
+    from airavata_provider.jobs.store import JobStore
     from airavata_provider.models.resolved import ResolvedExperiment
 
 CANCEL_WAIT_S = 300.0
 """How long a cleared submission waits for its old job to end before it makes a new one."""
+
+
+class SubmitElement(Parameters):
+    """What differs between the elements of an array; each works in a directory of its own.
+
+    :param arguments: of the executable
+    :param environment: on top of what all have
+    :param stdin: file in its directory
+    """
+
+    arguments: tuple[str, ...] = ()
+    environment: dict[str, str] = Field(default_factory=dict)
+    stdin: str | None = None
 
 
 class SubmitParameters(Parameters):
@@ -64,6 +79,15 @@ class SubmitParameters(Parameters):
     signal_before_end_s: int = Field(default=60, ge=0)
     directives: tuple[str, ...] = ()
     webhook: bool = Field(default=True, description="Let the job script tell us of its start and end")
+    elements: tuple[SubmitElement, ...] = Field(default=(), description="The job is an array of these")
+    max_running: int | None = Field(default=None, ge=1, description="Elements that run at a time, at most")
+
+    @model_validator(mode="after")
+    def _of_elements(self) -> SubmitParameters:
+        for name in ("arguments", "stdin"):
+            if self.elements and getattr(self, name):
+                raise ValueError(f"{name}: the elements of an array have their own")
+        return self
 
 
 class Submit(Task[SubmitParameters]):
@@ -85,10 +109,6 @@ class Submit(Task[SubmitParameters]):
         :raises SubmissionUncertain: nobody can tell yet; the next try looks again
         :raises JobCanceled: somebody asked for the job's end before it was submitted
         """
-        from airavata_provider.jobs.submission import submit
-        from airavata_provider.schedulers.registry import scheduler
-        from airavata_provider.schedulers.script import Webhook
-
         request = request_of(
             context.parameters,
             context.resource,
@@ -97,26 +117,92 @@ class Submit(Task[SubmitParameters]):
             comment=f"{context.identity.dag_id}/{context.identity.experiment_id}",
         )
         self._tell_unsupported(context, request)
-        job, first = await self._job(context)
+        if request.array is not None:
+            return await self._run_arrays(context, request)
+        job, first = await self._job(context, request)
+        native_id = await self._submit(context, replace(request, name=job.name), job, first)
+        resource = context.resource
+        context.log.info("Job %s on %s, named %s", native_id, resource.name, job.name)
+        return TaskResult(
+            {"job": job.name, "native_id": native_id, "resource": resource.name, "attempt": job.attempt}
+        )
+
+    async def _submit(
+        self, context: TaskContext[SubmitParameters], request: JobRequest, job: Job, first: bool
+    ) -> str:
+        """The scheduler's id of one job or array whose intent is saved."""
+        from airavata_provider.jobs.submission import submit
+        from airavata_provider.schedulers.registry import scheduler
+        from airavata_provider.schedulers.script import Webhook
+
         if job.cancel_requested_at is not None and job.submission is not SubmissionState.SUBMITTED:
             raise JobCanceled(
                 f"its end was asked for by {job.cancel_requested_by} before it was submitted", where=job.name
             )
         services, resource = context.services, context.resource
         url = services.webhook_url(resource, job.name) if context.parameters.webhook else None
-        native_id = await submit(
+        return await submit(
             await services.host(resource),
             scheduler(resource.scheduler),
-            replace(request, name=job.name),
+            request,
             store=services.store,
             job=job,
             first=first,
             webhook=Webhook(url, services.webhook_token(job.name)) if url else None,
             log=context.log,
         )
-        context.log.info("Job %s on %s, named %s", native_id, resource.name, job.name)
+
+    async def _run_arrays(self, context: TaskContext[SubmitParameters], request: JobRequest) -> TaskResult:
+        """Submit the arrays of this attempt, or find them; of a cleared task, arrays of what did not complete."""
+        from airavata_provider.jobs.arrays import to_retry
+
+        store, resource = context.services.store, context.resource
+        attempts = await store.attempts(context.identity)
+        places: Sequence[int] = ()
+        attempt = attempts[-1].attempt if attempts else 0
+        if not attempts:
+            places = range(len(context.parameters.elements))
+        elif context.fresh:
+            elements = await store.latest_elements(context.identity)
+            again = set(to_retry(elements))
+            for element in elements:
+                # Not what was only given up as UNKNOWN: it may run yet.
+                if element.place in again:
+                    await end_and_wait(context, element)
+            places = wanted_again(elements, again)
+            context.log.info("Elements to do again: %s", named(places) or "none")
+        first: set[str] = set()
+        if places:
+            job = self._intent(context, attempt + 1, request)
+            arrays = intents(job, context.identity, places, resource.max_array_size)
+            for number, (each, indices) in enumerate(arrays):
+                asked = part(request, each.name, each.offset, indices, beside=len(arrays))
+                arrays[number] = replace(each, request=recorded(asked)), indices
+            made = await store.intend_arrays(arrays)
+            first = {array.name for array in made if array.created_at == job.created_at}
+            attempts = await store.attempts(context.identity)
+        for array in unsettled(attempts):
+            indices = [each.element for each in await store.elements(array.name) if each.element is not None]
+            beside = sum(each.attempt == array.attempt for each in attempts)
+            asked = part(request, array.name, array.offset, indices, beside=beside)
+            native_id = await self._submit(context, asked, array, array.name in first)
+            context.log.info(
+                "Array %s on %s, named %s: elements %s",
+                native_id,
+                resource.name,
+                array.name,
+                named(array.offset + index for index in indices),
+            )
+        last = (await store.attempts(context.identity))[-1]
         return TaskResult(
-            {"job": job.name, "native_id": native_id, "resource": resource.name, "attempt": job.attempt}
+            {
+                "job": last.name,
+                "native_id": last.native_id,
+                "resource": resource.name,
+                "attempt": last.attempt,
+                "elements": len(context.parameters.elements),
+                "submitted": len(places),
+            }
         )
 
     def _tell_unsupported(self, context: TaskContext[SubmitParameters], request: JobRequest) -> None:
@@ -129,56 +215,66 @@ class Submit(Task[SubmitParameters]):
 
     async def cancel(self, context: TaskContext[SubmitParameters]) -> None:
         """Ask for the end of this task's latest job, if this very try made it."""
-        job = await context.services.store.latest(context.identity)
-        if job is not None and job.try_number == context.try_number:
-            await request_end(context, job)
+        for job in await latest_jobs(context.services.store, context.identity):
+            if job.try_number == context.try_number:
+                await request_end(context, job)
 
-    async def _job(self, context: TaskContext[SubmitParameters]) -> tuple[Job, bool]:
+    async def _job(self, context: TaskContext[SubmitParameters], request: JobRequest) -> tuple[Job, bool]:
         """The job to submit or to find, its intent saved, and whether this call saved it.
 
         That is the last attempt's job, or a new one when there is none or a person wants another.
         """
-        store, identity, experiment = context.services.store, context.identity, context.experiment
-        last = await store.latest(identity)
+        store = context.services.store
+        last = await store.latest(context.identity)
         if last is not None and not context.fresh:
             return last, False
         if last is not None:
             await end_and_wait(context, last)
-        attempt = last.attempt + 1 if last is not None else 1
-        now = datetime.now(UTC)
-        job = await store.intend(
-            Job(
-                name=job_name(identity, attempt),
-                dag_id=identity.dag_id,
-                experiment_id=identity.experiment_id,
-                task_id=identity.task_id,
-                map_index=identity.map_index,
-                attempt=attempt,
-                gateway=experiment.gateway if experiment else "",
-                user=experiment.user if experiment else "",
-                resource=context.resource.name,
-                queue=context.parameters.queue,
-                directory=context.directory,
-                walltime_s=context.parameters.walltime_s,
-                try_number=context.try_number,
-                created_at=now,
-                born=identity.born,
-            )
-        )
+        intent = self._intent(context, last.attempt + 1 if last is not None else 1, request)
+        job = await store.intend(intent)
         # Equal to the microsecond: nobody else saved it before us.
-        return job, job.created_at == now
+        return job, job.created_at == intent.created_at
+
+    def _intent(self, context: TaskContext[SubmitParameters], attempt: int, request: JobRequest) -> Job:
+        identity, experiment = context.identity, context.experiment
+        return Job(
+            name=job_name(identity, attempt),
+            dag_id=identity.dag_id,
+            experiment_id=identity.experiment_id,
+            task_id=identity.task_id,
+            map_index=identity.map_index,
+            attempt=attempt,
+            gateway=experiment.gateway if experiment else "",
+            user=experiment.user if experiment else "",
+            resource=context.resource.name,
+            queue=context.parameters.queue,
+            directory=context.directory,
+            walltime_s=context.parameters.walltime_s,
+            try_number=context.try_number,
+            created_at=datetime.now(UTC),
+            request=recorded(request),
+            born=identity.born,
+        )
+
+
+async def latest_jobs(store: JobStore, task: TaskIdentity) -> list[Job]:
+    """The job of a submission task's highest attempt, or its arrays."""
+    attempts = await store.attempts(task)
+    return [job for job in attempts if job.attempt == attempts[-1].attempt]
 
 
 def request_of(
     parameters: SubmitParameters, resource: ComputeResource, *, name: str, directory: str, comment: str
 ) -> JobRequest:
     """What a scheduler is asked for."""
-    values = {field: getattr(parameters, field) for field in SubmitParameters.model_fields if field != "webhook"}
+    own = {"webhook", "elements", "max_running"}
+    values = {field: getattr(parameters, field) for field in SubmitParameters.model_fields if field not in own}
     return JobRequest(
         name=name,
         directory=directory,
         comment=comment,
         shell=f"{resource.shell} -l" if resource.module_system.login_shell else resource.shell,
+        array=as_array(parameters.elements, directory, parameters.max_running),
         **values,
     )
 

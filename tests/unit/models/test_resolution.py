@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airavata_provider.errors import ExperimentRefused
+from airavata_provider.models.application import InputField
 from airavata_provider.models.catalog import Catalog, load_catalog
 from airavata_provider.models.experiment import Experiment, FileInput, command_arguments, resolve
-from airavata_provider.models.resolved import ResolvedExperiment
+from airavata_provider.models.resolved import ResolvedExperiment, element_arguments
 from airavata_provider.models.uri import StorageURI
 
 CATALOG: Catalog = load_catalog([Path(__file__).parents[2] / "fixtures" / "catalog"])
@@ -271,3 +273,74 @@ def test_variables_are_plain_data() -> None:
     assert variables["inputs"]["tolerance"] is None
     assert variables["outputs"] == {"result": "result.dat", "frames": "frames/*.png"}
     assert variables["directory"] == "/scratch/x"
+
+
+MANY = """\
+compute_resources:
+  cluster: {connection: c, scheduler: slurm, scratch: /scratch}
+storage_resources:
+  home: {type: local, root: /home, default: true}
+applications:
+  render:
+    inputs:
+      scene: {type: FILE, position: 1}
+      frame: {type: FILE, position: 2, each: true, name: frame.dat}
+      quality: {type: INTEGER, argument: -q, each: true, required: false}
+    deployments:
+      cluster: {executable: render}
+"""
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Catalog:
+    (tmp_path / "catalog.yaml").write_text(MANY)
+    return load_catalog([tmp_path])
+
+
+def spread(catalog: Catalog, **inputs: Any) -> ResolvedExperiment:
+    given = {"scene": "storage://home/s", **inputs}
+    return resolve(Experiment.model_validate({"application": "render", "id": "run", "inputs": given}), catalog)
+
+
+def frames(count: int) -> list[str]:
+    return [f"storage://home/f/{index}" for index in range(count)]
+
+
+def test_an_element_for_each_item(many: Catalog) -> None:
+    found = spread(many, frame=frames(2), quality=[1, "2"])
+    assert [file.name for file in found.files] == ["s"]
+    assert [str(file.source) for file in found.of_element(1).files] == ["storage://home/s", "storage://home/f/1"]
+    assert element_arguments(found) == (("-q", "1", "s", "frame.dat"), ("-q", "2", "s", "frame.dat"))
+    assert found.variables("/d")["inputs"] == {"scene": "s", "frame": ["frame.dat"] * 2, "quality": [1, 2]}
+    assert element_arguments(spread(many, frame=frames(1))) == (("s", "frame.dat"),)
+
+
+def test_templates_see_an_elements_own_inputs(many: Catalog) -> None:
+    found = spread(many, frame=frames(2), quality=[1, 2])
+    templates = ("{{ inputs.quality }}", "{{ inputs.scene }}")
+    found = replace(found, deployment=found.deployment.model_copy(update={"arguments": templates}))
+    assert element_arguments(found) == (("1", "s"), ("2", "s"))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "where", "message"),
+    [
+        ({}, "inputs.frame", "missing"),
+        ({"frame": frames(1)[0]}, "inputs.frame", "a list with an item for each element"),
+        ({"frame": []}, "inputs.frame", "a list with an item for each element"),
+        ({"frame": ["storage://home/x", "nowhere"]}, "inputs.frame[1]", "should be storage://"),
+        ({"frame": frames(2), "quality": [1]}, "inputs", "frame has 2, quality has 1"),
+        ({"frame": frames(2), "quality": [1, "x"]}, "inputs.quality[1]", "whole number"),
+        ({"frame": frames(1), "scene": "storage://home/frame.dat"}, "inputs.frame", "already"),
+    ],
+)
+def test_lists_that_make_no_elements(many: Catalog, inputs: dict[str, Any], where: str, message: str) -> None:
+    with pytest.raises(ExperimentRefused) as caught:
+        spread(many, **inputs)
+    assert [(fault.where, message in fault.message) for fault in caught.value.faults] == [(where, True)]
+
+
+@pytest.mark.parametrize("field", [{"type": "FILE_LIST"}, {"default": "x"}])
+def test_what_cannot_be_given_for_each_element(field: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="each"):
+        InputField.model_validate({"each": True, **field})

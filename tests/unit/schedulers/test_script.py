@@ -25,7 +25,7 @@ from airavata_provider.errors import ConfigurationError
 from airavata_provider.models.identity import CONTROL_DIRECTORY
 from airavata_provider.schedulers.fork import Fork
 from airavata_provider.schedulers.record import ExitRecord, control_directory, parse_exit_record
-from airavata_provider.schedulers.request import Container, JobRequest
+from airavata_provider.schedulers.request import Array, Container, Element, JobRequest
 from airavata_provider.schedulers.script import Webhook, credential, write_script
 from airavata_provider.schedulers.slurm import Slurm
 
@@ -517,3 +517,11 @@ def test_the_token_is_in_no_text_no_environment_and_no_command_line(tmp_path: Pa
 def test_a_token_that_would_break_its_file_is_refused(token: str) -> None:
     with pytest.raises(ValueError, match="token"):
         credential(Webhook("u", token))
+
+
+def test_an_elements_program_knows_its_place_among_all(tmp_path: Path) -> None:
+    elements = (Element(0, str(tmp_path)), Element(1, str(tmp_path), place=1001))
+    request = JobRequest("a1", str(tmp_path), "sh", array=Array(elements))
+    text = write_script(Slurm(), request, None, f"{tmp_path}/.airavata/a1")
+    assert f"0) cd {tmp_path} || exit 1; export AIRAVATA_INDEX=0;;" in text
+    assert f"1) cd {tmp_path} || exit 1; export AIRAVATA_INDEX=1001;;" in text

@@ -1,0 +1,172 @@
+"""An experiment's array as its tasks handle it: which elements a submission is for, and how they ended.
+
+A task's elements are known by their places, from 0 up. Where the scheduler's arrays are shorter than that they are
+several, and what the scheduler calls an element is its place less its array's offset.
+
+Imports no Airflow, and no SQLAlchemy at its top.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airavata_provider.errors import AiravataError, JobCanceled, JobFailed
+from airavata_provider.models.identity import TaskIdentity, job_name
+from airavata_provider.models.job import Job, JobState, SubmissionState
+from airavata_provider.models.outcome import Outcome
+from airavata_provider.schedulers.request import Array, Element, JobRequest, ranges
+
+if TYPE_CHECKING:
+    from airavata_provider.jobs.store import JobStore
+
+SHARED = "shared"
+"""Directory, beside the elements' own, of the files that all of them see; an element's is called after its place."""
+
+NAMED = 20
+"""Elements that a message names one by one, or as a range."""
+
+
+def element_directory(directory: str, place: int) -> str:
+    """Where one element works."""
+    return f"{directory}/{place}"
+
+
+def unsettled(arrays: Sequence[Job]) -> list[Job]:
+    """Those of a task's arrays that are still to be submitted, or to be found.
+
+    One that was refused is submitted again unless a later attempt has its elements.
+    """
+    last = max((array.attempt for array in arrays), default=0)
+    return [
+        array
+        for array in arrays
+        if array.native_id is None and (array.submission is not SubmissionState.REFUSED or array.attempt == last)
+    ]
+
+
+def wanted_again(elements: Sequence[Job], again: Collection[int]) -> list[int]:
+    """Places that a submission which a person cleared is for: what failed; everything, if nothing did and all ended.
+
+    :param elements: every element as its last attempt left it
+    :param again: the places of those that have to be done again (``jobs.arrays.to_retry``)
+    """
+    if again or any(element.ended_at is None for element in elements):
+        return sorted(again)
+    return [element.place for element in elements if element.place is not None]
+
+
+def intents(job: Job, identity: TaskIdentity, places: Iterable[int], most: int) -> list[tuple[Job, list[int]]]:
+    """The arrays of one attempt, with their elements' indices.
+
+    :param job: what they have in common
+    :param most: the indices of each are below it
+    """
+    from airavata_provider.jobs.arrays import split
+
+    return [
+        (replace(job, name=job_name(identity, job.attempt, offset), offset=offset), indices)
+        for offset, indices in split(places, most)
+    ]
+
+
+def part(request: JobRequest, name: str, offset: int, indices: Iterable[int], *, beside: int) -> JobRequest:
+    """What the scheduler is asked for with one of a task's arrays.
+
+    :param request: with all elements, each under its place
+    :param name: the array's, as are the offset and the indices
+    :param beside: how many arrays there are, which share the throttle
+    """
+    if request.array is None:
+        raise ValueError(f"{request.name} is no array")
+    by_place = {element.index: element for element in request.array.elements}
+    elements = []
+    for index in indices:
+        element = by_place.get(offset + index)
+        if element is None:
+            raise JobFailed(
+                f"there is no element {offset + index} any more",
+                where=name,
+                advice="the inputs of a run are not to be changed; start another",
+            )
+        elements.append(replace(element, index=index, place=element.index))
+    throttle = request.array.throttle
+    return replace(
+        request,
+        name=name,
+        array=Array(tuple(elements), throttle=None if throttle is None else max(1, throttle // beside)),
+    )
+
+
+def as_array(elements: Sequence[Any], directory: str, throttle: int | None) -> Array | None:
+    """The array of a ``submit`` task's elements, each under its place; None when it has none."""
+    if not elements:
+        return None
+    return Array(
+        tuple(
+            Element(place, element_directory(directory, place), element.arguments, element.environment, element.stdin)
+            for place, element in enumerate(elements)
+        ),
+        throttle,
+    )
+
+
+async def elements_of(store: JobStore, jobs: Iterable[Job]) -> dict[tuple[str, int], list[Job]]:
+    """The elements of those arrays' tasks, by task id and map index, each as its last attempt left it."""
+    arrays = {(job.task_id, job.map_index): job for job in jobs if job.size is not None}
+    return {
+        key: await store.latest_elements(
+            TaskIdentity(job.dag_id, job.experiment_id, job.task_id, job.map_index, job.born)
+        )
+        for key, job in arrays.items()
+    }
+
+
+def named(places: Iterable[int]) -> str:
+    """Places for people: ``0, 3-5, 17``."""
+    found = ranges(list(places))
+    words = [str(first) if first == last else f"{first}-{last}" for first, last in found[:NAMED]]
+    return ", ".join(words) + (", …" if len(found) > NAMED else "")
+
+
+def how_they_failed(elements: Iterable[Job]) -> str:
+    """Those that did not complete, by how they ended: ``2, 7 with exit code 3; 4 (WALLTIME)``."""
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for element in elements:
+        if element.place is not None and element.state is not JobState.COMPLETE:
+            groups[_how(element)].append(element.place)
+    return "; ".join(f"{named(places)} {how}" for how, places in sorted(groups.items(), key=lambda each: each[1][0]))
+
+
+def _how(element: Job) -> str:
+    if element.outcome not in {None, Outcome.FAILED, Outcome.COMPLETED, Outcome.SIGNALED}:
+        return f"({element.outcome})"
+    if element.signal:
+        return f"by signal {element.signal}"
+    if element.exit_code is not None:
+        return f"with exit code {element.exit_code}"
+    return f"({element.state or element.submission})"
+
+
+def failure(elements: Sequence[Job], where: str) -> AiravataError | None:
+    """The error that tells of the elements that did not complete; None when all did."""
+    bad = [element for element in elements if element.state is not JobState.COMPLETE]
+    if not bad:
+        return None
+    message = f"{len(bad)} of {len(elements)} elements did not complete: {how_they_failed(bad)}"
+    again = "clear the submission and what follows it: only those elements are done again"
+    canceled = [each for each in bad if each.state is JobState.CANCELED or each.cancel_requested_at is not None]
+    if len(canceled) == len(bad):
+        by = sorted({each.cancel_requested_by for each in bad} - {""})
+        return JobCanceled(f"cancelled by {', '.join(by) or 'somebody on the cluster'}: {message}", where=where)
+    if any(each.state is JobState.FAILED or each.submission is SubmissionState.REFUSED for each in bad):
+        return JobFailed(
+            message, where=where, advice=f"the next task fetches their standard output and error; {again}"
+        )
+    return AiravataError(
+        f"nobody can tell what became of some. {message}",
+        where=where,
+        advice=f"look for them with the scheduler's own tools; or {again}",
+    )
