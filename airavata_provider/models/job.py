@@ -45,6 +45,7 @@ class EventSource(StrEnum):
 
     SUBMISSION = "submission"
     WEBHOOK = "webhook"
+    RELAY = "relay"
     MAIL = "mail"
     POLL = "poll"
     CANCEL = "cancel"

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from airavata_provider.errors import AiravataError, JobCanceled, JobFailed, StoreError
+from airavata_provider.jobs.state import ends_as
 from airavata_provider.models.job import Job, JobState
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.tasks.submission import request_end
@@ -56,7 +57,8 @@ class Monitor(Task[MonitorParameters]):
 
     def _end(self, context: TaskContext[Any], job: Job) -> TaskResult:
         where = f"job {job.native_id or job.name} on {job.resource}"
-        if job.state is JobState.COMPLETE:
+        end = ends_as(job)
+        if end is JobState.COMPLETE:
             context.log.info("Job %s completed", job.native_id)
             return TaskResult(
                 {
@@ -70,11 +72,10 @@ class Monitor(Task[MonitorParameters]):
                 }
             )
         # Who is being cancelled ends as cancelled, whatever the last words: without a scheduler they are "killed".
-        asked = job.state is JobState.FAILED and job.cancel_requested_at is not None
-        if job.state is JobState.CANCELED or asked:
+        if end is JobState.CANCELED:
             who = job.cancel_requested_by or "somebody on the cluster"
             raise JobCanceled(f"cancelled by {who}{_because(job)}", where=where)
-        if job.state is JobState.FAILED:
+        if end is JobState.FAILED:
             raise JobFailed(
                 f"failed{_how(job)}{_because(job)}",
                 where=where,
