@@ -101,9 +101,9 @@ class BedServices(HostServices):
             host = get_pool().host(self.target)
         return open_storage(resource, host)
 
-    async def scheduler(self, resource: str) -> tuple[Host, Scheduler]:
+    async def way(self, resource: str) -> Way:
         found = self._catalog.compute_resource(resource)
-        return await self.host(found), scheduler(found.scheduler)
+        return Way(await self.host(found), scheduler(found.scheduler))
 
     def webhook_url(self, resource: ComputeResource, job: str) -> str | None:
         return None
@@ -115,7 +115,7 @@ class BedServices(HostServices):
         from airavata_provider.jobs.reconcile import ensure_reconciler
 
         self.watched += 1
-        ensure_reconciler(self.store, self.scheduler, poll_interval_s=1.0)
+        ensure_reconciler(self.store, self.way, rhythm=Rhythm(base=1.0))
 
     async def run(
         self, experiment: str, conf: Mapping[str, Any] | None, *tasks: HostedTask, try_number: int = 1

@@ -16,16 +16,18 @@ from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Select, case, func, select
+from sqlalchemy import Select, case, exists, func, select
 
 from airavata_provider.errors import DeadlineExceeded, JobUnknown
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.records import Records
 from airavata_provider.jobs.rows import StoredEvent, job_from, stored_event
+from airavata_provider.jobs.state import RECORDS
 from airavata_provider.jobs.unit import Unit, Work
 from airavata_provider.jobs.watch import Watcher, listen
 from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import (
+    TERMINAL,
     Effect,
     EventSource,
     Job,
@@ -33,6 +35,7 @@ from airavata_provider.models.job import (
     JobState,
     SubmissionState,
 )
+from airavata_provider.monitors.rhythm import Hearing
 
 _LOG = logging.getLogger(__name__)
 _SETTLED = frozenset({SubmissionState.SUBMITTED, SubmissionState.REFUSED})
@@ -199,6 +202,29 @@ class JobStore(Records):
         rows = await self._read("looking for open jobs", query)
         return {row["resource"]: bool(row["unsettled"]) for row in rows}
 
+    async def unbacked_jobs(self, resource: str, since: datetime) -> list[Job]:
+        """Jobs of a resource that ended since then by hearsay alone: not yet by the scheduler's own record."""
+        column = tables.job.c
+        return await self._jobs(
+            select(tables.job)
+            .where(column.ended_at >= since, column.resource == resource, column.native_id.is_not(None))
+            .where(column.state.in_(sorted(TERMINAL)), column.state_source.not_in(sorted(RECORDS)))
+            .order_by(column.ended_at, column.name)
+        )
+
+    async def hearing(self, resource: str, sources: Collection[str], last: int = 20) -> Hearing:
+        """Whether jobs' own scripts are heard from a resource, by its open jobs and the last that ended."""
+        job, event = tables.job.c, tables.job_event.c
+        heard = exists().where(event.job == job.name, event.source.in_(sorted(sources)))
+        there = (job.resource == resource, job.native_id.is_not(None))
+        ended = (
+            select(job.name, heard.label("heard")).where(job.ended_at.is_not(None), *there).order_by(job.ended_at.desc())
+        )
+        rows = await self._read("looking whether jobs are heard", ended.limit(last))
+        open_ = select(job.name).where(job.ended_at.is_(None), *there, heard)
+        names = await self._read("looking whether jobs are heard", open_)
+        return Hearing(len(rows), sum(bool(row["heard"]) for row in rows), frozenset(row["name"] for row in names))
+
     async def versions_since(self, at: datetime) -> dict[str, int]:
         """Names and versions of the jobs whose record changed at that moment or later."""
         column = tables.job.c
@@ -209,15 +235,18 @@ class JobStore(Records):
 
     # --- news
 
-    async def append(self, event: JobEvent) -> Effect:
+    async def append(self, event: JobEvent, *, check: Callable[[Job], None] | None = None) -> Effect:
         """Store a piece of news and do to its job what ``jobs.state`` decides; the same again is
         ``DUPLICATE``.
 
+        :param check: looks at the job first, within the transaction; what it raises keeps the news out
         :raises JobUnknown: no such job
         """
 
         def do(unit: Unit) -> Effect:
             job = unit.job(event.job)
+            if check is not None:
+                check(job)
             effect, after = unit.append(job, event)
             if after is not job:
                 unit.save(after)
