@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airavata_provider.jobs.poller import Way
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.catalog import Catalog, load_catalog
+from airavata_provider.monitors.rhythm import Rhythm
 from airavata_provider.schedulers.registry import scheduler
 from airavata_provider.triggers.host import HostedTask, Run, Segment, run_segment
 from airavata_provider.triggers.services import HostServices
@@ -16,7 +18,6 @@ from tests.bed import Bed
 
 if TYPE_CHECKING:
     from airavata_provider.models.resource import ComputeResource
-    from airavata_provider.schedulers.base import Scheduler
     from airavata_provider.ssh.host import Host
     from airavata_provider.ssh.target import Target
     from airavata_provider.storage.base import Storage

@@ -75,7 +75,7 @@ class Poller:
         :raises AiravataError: the cluster or the store does not answer
         """
         now = datetime.now(UTC)
-        jobs = await self.store.open_jobs(self.resource)
+        jobs = [job for job in await self.store.open_jobs(self.resource) if job.size is None]
         jobs += await self.store.unbacked_jobs(self.resource, now - timedelta(seconds=UNBACKED_S))
         hearing = await self.store.hearing(self.resource, SCRIPT_SOURCES)
         names = {job.name for job in jobs}
@@ -91,8 +91,10 @@ class Poller:
             except (SSHError, AnswerUnreadable) as error:
                 await self._give_up(due.jobs, silence(due.jobs, now, self._since(jobs), str(error), self.patience))
                 raise
-        took = (datetime.now(UTC) - now).total_seconds()
-        return max(0.0, min(due.after_s, self.rhythm.base if self.relays else due.after_s) - took)
+        next_s = due.after_s
+        if self.relays and self.collected_at is not None:
+            next_s = min(next_s, self.rhythm.base - (now - self.collected_at).total_seconds())
+        return max(0.0, next_s - (datetime.now(UTC) - now).total_seconds())
 
     def _collects(self, now: datetime) -> bool:
         """Whether it is time to look for what the relay has."""

@@ -1,8 +1,8 @@
 """The reconciler: polls what no news came of, and repeats cancels until the scheduler agrees.
 
-One in the deployment for each resource at a time, by a lease in the store. Every process that waits for jobs runs one;
-each takes one free resource at a time, so that they share them, and a dead one's are taken over when its leases run
-out. Two at the same moment (a lease that changed hands while work was under way) do no harm: events are idempotent,
+One in the deployment for each resource at a time, by a lease in the store. Every process that waits for jobs runs
+one; each takes one free resource at a time, so that they share them, and a dead one's are taken over when its leases
+run out. Two at the same moment (a lease that changed hands while work was under way) do no harm: events are idempotent,
 and so are cancels. Each resource is served apart: one that does not answer is left alone for longer and longer, and
 holds nobody up.
 
@@ -56,7 +56,7 @@ class Pace:
     :param idle: without work, before the reconciler ends
     """
 
-    rhythm: Rhythm = Rhythm()
+    rhythm: Rhythm = field(default_factory=Rhythm)
     cancel: float = 3.0
     tick: float = 1.0
     lease: float = 30.0

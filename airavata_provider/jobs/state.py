@@ -190,8 +190,8 @@ def _end(job: Job, event: JobEvent) -> Decision:
             state_source=event.source if stronger else job.state_source,
             exit_code=event.exit_code if job.exit_code is None else job.exit_code,
             signal=event.signal if job.signal is None else job.signal,
-            reason=job.reason or event.reason,
-            outcome=job.outcome or event.outcome,
+            reason=event.reason or job.reason if stronger else job.reason or event.reason,
+            outcome=event.outcome or job.outcome if stronger else job.outcome or event.outcome,
             canceled_at=agreed,
         )
         if confirmed == job:

@@ -218,7 +218,9 @@ class JobStore(Records):
         heard = exists().where(event.job == job.name, event.source.in_(sorted(sources)))
         there = (job.resource == resource, job.native_id.is_not(None))
         ended = (
-            select(job.name, heard.label("heard")).where(job.ended_at.is_not(None), *there).order_by(job.ended_at.desc())
+            select(job.name, heard.label("heard"))
+            .where(job.ended_at.is_not(None), *there)
+            .order_by(job.ended_at.desc())
         )
         rows = await self._read("looking whether jobs are heard", ended.limit(last))
         open_ = select(job.name).where(job.ended_at.is_(None), *there, heard)

@@ -21,7 +21,6 @@ from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.relay import Left, parse_collected
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
 
 COMMAND_TIMEOUT_S = 120.0
 
@@ -69,8 +68,12 @@ class Look:
 
 
 def refs(jobs: Sequence[Job]) -> list[JobRef]:
-    """Those of the jobs that have a scheduler's id, as an adaptor takes them."""
-    return [JobRef(job.native_id, job.name, job.directory) for job in jobs if job.native_id is not None]
+    """Those of the jobs that have a scheduler's id, as an adaptor takes them; an array is its elements."""
+    return [
+        JobRef(job.native_id, job.array or job.name, job.directory, job.element)
+        for job in jobs
+        if job.native_id is not None and job.size is None
+    ]
 
 
 async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job], collect: str = "") -> Look:
@@ -108,7 +111,11 @@ async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job], collect: s
 
 def _bare(status: JobStatus, job: Job) -> bool:
     """Whether the queue shows an end and not how, and nobody else told how either."""
-    return status.state.terminal and status.exit_code is None and (job.exit_code is None or status.state is not job.state)
+    return (
+        status.state.terminal
+        and status.exit_code is None
+        and (job.exit_code is None or status.state is not job.state)
+    )
 
 
 def news(

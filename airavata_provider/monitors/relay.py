@@ -72,7 +72,7 @@ def collect_command(scratch: str, done: Iterable[str] = ()) -> str:
         '  [ -f "$airavata_f" ] || continue',
         f"  airavata_n=$((airavata_n + 1)); [ $airavata_n -le {MOST_FILES} ] || break",
         '  airavata_l=; IFS= read -r airavata_l <"$airavata_f" || :',
-        "  printf '%s|%.9000s\\n' \"$airavata_f\" \"$airavata_l\"",
+        '  printf \'%s|%.9000s\\n\' "$airavata_f" "$airavata_l"',
         "done",
     ]
     return f"{frame.SETUP}\n{frame.frame(LABEL, chr(10).join(lines))}"

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from airavata_provider.models.job import EventSource, JobEvent, JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.record import state_of_end
 
 _Id = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
@@ -80,7 +81,17 @@ def event_of(
         signal=call.signal if call.event == "end" else None,
         reason=call.reason,
         native_id=call.native_id,
+        outcome=_outcome(state, call),
     )
+
+
+def _outcome(state: JobState, call: WebhookCall) -> Outcome | None:
+    """What the script can know of the kind of its end; the scheduler may know better."""
+    if state is JobState.COMPLETE:
+        return Outcome.COMPLETED
+    if state is JobState.FAILED:
+        return Outcome.SIGNALED if call.signal is not None else Outcome.FAILED
+    return None
 
 
 def _moment(told: str | None, received_at: datetime, earliest: datetime) -> datetime:
