@@ -2,9 +2,9 @@
 
 One in the deployment for each resource at a time, by a lease in the store. Every process that waits for jobs runs
 one; each takes one free resource at a time, so that they share them, and a dead one's are taken over when its leases
-run out. Two at the same moment (a lease that changed hands while work was under way) do no harm: events are idempotent,
-and so are cancels. Each resource is served apart: one that does not answer is left alone for longer and longer, and
-holds nobody up.
+run out. Two at the same moment (a lease that changed hands while work was under way) do no harm: events are
+idempotent, and so are cancels. Each resource is served apart: one that does not answer is left alone for longer and
+longer, and holds nobody up.
 
 :func:`ensure_reconciler` starts one in this process when there may be something to do; it ends by itself when there
 is nothing left. Imports no Airflow.

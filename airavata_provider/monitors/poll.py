@@ -1,12 +1,12 @@
-"""The batched poll: one status command for all of a resource's jobs that are due, one more for those that need history.
+"""The batched poll: one status command for all of a resource's jobs that are due, one more for those that ended.
 
 What always holds: absent is not finished, and unreadable is neither. A job that the queue does not know is looked up
 in the scheduler's history; one that is in neither becomes ``UNKNOWN`` after a grace. A job that nobody can tell about
 for longer than its walltime and a grace is given up, as ``UNKNOWN`` for a person. Nothing here ever guesses
 ``COMPLETE``.
 
-:func:`look` runs the commands, :func:`news` and :func:`silence` decide and are pure; who is due is ``monitors.rhythm``'s
-to say. Imports no Airflow and no store.
+:func:`look` runs the commands, :func:`news` and :func:`silence` decide and are pure; who is due is for
+``monitors.rhythm`` to say. Imports no Airflow and no store.
 """
 
 from __future__ import annotations
@@ -190,9 +190,9 @@ def _missing(job: Job, at: datetime, since: datetime, patience: Patience) -> Job
 def silence(
     jobs: Sequence[Job], at: datetime, since: Mapping[str, datetime], why: str, patience: Patience = Patience()
 ) -> list[JobEvent]:
-    """What it tells that a cluster does not answer, or not so that it can be understood: nothing, for very long. Pure.
+    """What a cluster tells that does not answer, or in no way that makes sense: nothing, for very long. Pure.
 
-    :param since: by job's name: when it was last certainly seen, or looked for in vain by nobody
+    :param since: by job's name: the last moment at which somebody could tell about it
     :param why: what stands in the way
     """
     grace = timedelta(seconds=patience.unreachable_s)

@@ -1,4 +1,4 @@
-"""When to ask a scheduler about a job: often while news is expected, seldom while the job's own script is heard. Pure.
+"""When to ask a scheduler about a job: often while news is expected, seldom while its own script is heard. Pure.
 
 What always holds: a job of which nobody but the poll brings news is asked about at most :attr:`Rhythm.base` seconds
 after it was last heard of, so its end is known within that time. Only what is heard of by other ways waits longer.

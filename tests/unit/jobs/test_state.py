@@ -230,7 +230,8 @@ def histories(draw: st.DrawFn) -> tuple[list[JobEvent], list[JobEvent], Ending]:
 
     Lives follow each other under one id: queue, run, perhaps pauses, then a lost node or a preemption, and again.
     """
-    moment, steps = 0, []
+    moment = 0
+    steps: list[JobEvent] = []
 
     def step(state: JobState, source: str) -> None:
         steps.append(make_event(state, moment, source=source, event_id=f"{source}{len(steps)}", native_id="17"))
