@@ -144,7 +144,8 @@ def _step(job: Job, event: JobEvent) -> Decision:
         return Decision(Effect.CONFIRMED, replace(job, state_at=event.at) if newer else job, Why.KNOWN)
     if state not in TRANSITIONS[job.state]:
         return Decision(Effect.LATE, job, Why.LONG_SUBMITTED)
-    older = job.state_at is not None and event.at < job.state_at
+    # Who gives up looks back from now; a clock that strays shall not keep a job from it.
+    older = not event.given_up and job.state_at is not None and event.at < job.state_at
     if older and (state is _S.UNKNOWN or job.state not in (_S.UNKNOWN, _S.SUBMITTED)):
         return Decision(Effect.LATE, job, Why.OLDER)
     return Decision(
