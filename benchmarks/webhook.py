@@ -30,7 +30,7 @@ from benchmarks.setup import fresh_database
 from tests.airflow_instance import AirflowInstance
 from tests.bed import Bed
 
-SECRET = "the bench's own"  # noqa: S105 - of a server that lives for a minute
+SECRET = "the bench's own"
 RATE = 300.0
 SECONDS = 20.0
 P99_S = 0.150

@@ -75,7 +75,7 @@ class Poller:
         :raises AiravataError: the cluster or the store does not answer
         """
         now = datetime.now(UTC)
-        jobs = [job for job in await self.store.open_jobs(self.resource) if job.size is None]
+        jobs = await self.store.open_jobs(self.resource)
         jobs += await self.store.unbacked_jobs(self.resource, now - timedelta(seconds=UNBACKED_S))
         hearing = await self.store.hearing(self.resource, SCRIPT_SOURCES)
         names = {job.name for job in jobs}

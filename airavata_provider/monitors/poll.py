@@ -1,4 +1,5 @@
-"""The batched poll: one status command for all of a resource's jobs that are due, one more for those that ended.
+"""The batched poll: one status command for all of a resource's jobs that are due, one more for those that ended. Only
+of thousands there are several.
 
 What always holds: absent is not finished, and unreadable is neither. A job that the queue does not know is looked up
 in the scheduler's history; one that is in neither becomes ``UNKNOWN`` after a grace. A job that nobody can tell about
@@ -17,12 +18,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from airavata_provider.errors import AnswerUnreadable
+from airavata_provider.models.identity import array_name
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.relay import Left, parse_collected
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
 
 COMMAND_TIMEOUT_S = 120.0
+
+MOST = 2000
+"""Jobs that one command asks about, at most: a shell takes a command of 128 KiB."""
 
 
 class Runs(Protocol):
@@ -68,11 +73,11 @@ class Look:
 
 
 def refs(jobs: Sequence[Job]) -> list[JobRef]:
-    """Those of the jobs that have a scheduler's id, as an adaptor takes them; an array is its elements."""
+    """Those of the jobs that have a scheduler's id, as an adaptor takes them: an element by its array's name."""
     return [
-        JobRef(job.native_id, job.array or job.name, job.directory, job.element)
+        JobRef(job.native_id, array_name(job.name), job.directory, job.element)
         for job in jobs
-        if job.native_id is not None and job.size is None
+        if job.native_id is not None
     ]
 
 
@@ -86,17 +91,40 @@ async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job], collect: s
     """
     asked = refs(jobs)
     at = datetime.now(UTC)
+    told = {job.native_id: job for job in jobs}
+    slices = [asked[start : start + MOST] for start in range(0, len(asked), MOST)]
+    if collect and not slices:
+        slices = [[]]
+    parts = [
+        await _look(host, scheduler, each, told, at, collect if number == 0 else "")
+        for number, each in enumerate(slices)
+    ]
+    return Look(
+        at,
+        {native_id: status for part in parts for native_id, status in part.known.items()},
+        frozenset().union(*(part.missing for part in parts)),
+        next((part.unreadable for part in parts if part.unreadable), ""),
+        parts[0].left if parts else (),
+    )
+
+
+async def _look(
+    host: Runs,
+    scheduler: Scheduler,
+    asked: Sequence[JobRef],
+    told: Mapping[str | None, Job],
+    at: datetime,
+    collect: str,
+) -> Look:
     left: Sequence[Left] = ()
     known: dict[str, JobStatus] = {}
-    if asked or collect:
-        command = "\n".join(part for part in (collect, scheduler.status_command(asked) if asked else "") if part)
-        result = await host.run(command, timeout=COMMAND_TIMEOUT_S)
-        if collect:
-            left, rest = parse_collected(result.stdout)
-            result = replace(result, stdout=rest)
-        if asked:
-            known = dict(scheduler.parse_status(result, asked))
-    told = {job.native_id: job for job in jobs}
+    command = "\n".join(part for part in (collect, scheduler.status_command(asked) if asked else "") if part)
+    result = await host.run(command, timeout=COMMAND_TIMEOUT_S)
+    if collect:
+        left, rest = parse_collected(result.stdout)
+        result = replace(result, stdout=rest)
+    if asked:
+        known = dict(scheduler.parse_status(result, asked))
     ended = [ref for ref in asked if ref.native_id not in known or _bare(known[ref.native_id], told[ref.native_id])]
     absent = frozenset(ref.native_id for ref in ended if ref.native_id not in known)
     if not ended or not scheduler.has_history:

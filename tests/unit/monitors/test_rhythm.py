@@ -92,7 +92,7 @@ def test_everybody_is_asked_about_in_time(some: list[Job], rhythm: Rhythm, jitte
             assert waited <= rhythm.base + 0.001
             asked[job.name] = moment
         assert 0 < chosen.after_s <= rhythm.least
-        moment += (at(chosen.after_s) - at(0))
+        moment += at(chosen.after_s) - at(0)
     assert all((moment - last).total_seconds() <= rhythm.base + rhythm.least for last in asked.values())
 
 
