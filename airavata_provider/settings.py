@@ -142,6 +142,12 @@ class Settings:
         "Seconds after a job's end for which its script is still heard; later its token is worth nothing.",
         least=0,
     )
+    live_log_interval: float = _option(
+        15.0,
+        "Seconds between two looks at what running jobs write, for the logs of the tasks that wait for them: one "
+        "command per cluster and process for all of them.",
+        least=1,
+    )
     watch_interval: float = _option(
         0.5,
         "Seconds between two looks at the job store by a process in which tasks wait for jobs.",

@@ -131,8 +131,9 @@ async def _jobs(url: str, count: int) -> None:
         now = datetime.now(UTC)
 
         async def one(number: int) -> None:
-            place = {"resource": "bench", "directory": f"/scratch/{number}"}
-            await store.intend(Job(_name(number), "hpc_batch", f"run-{number}", "submit", -1, 1, **place))
+            await store.intend(
+                Job(_name(number), "hpc_batch", f"run-{number}", "submit", -1, 1, "bench", f"/scratch/{number}")
+            )
             await store.submitted(_name(number), str(number), now)
 
         for start in range(0, count, 500):
@@ -205,7 +206,8 @@ def webhook_table(figures: dict[str, Any]) -> str:
 
     return "\n".join(
         (
-            f"webhook: {figures['asked_per_s']:.0f} calls/s asked, {figures['answered_per_s']:.0f}/s answered: {answers}",
+            f"webhook: {figures['asked_per_s']:.0f} calls/s asked, {figures['answered_per_s']:.0f}/s answered:"
+            f" {answers}",
             f"  ms: p50 {ms('p50_s')}, p95 {ms('p95_s')}, p99 {ms('p99_s')} (target {P99_S * 1000:.0f}),"
             f" worst {ms('worst_s')}",
             f"  Airflow's API beside it, ms: p50 {ms('ui_p50_s')} (alone {ms('ui_alone_p50_s')}),"

@@ -18,7 +18,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from airavata_provider.errors import AnswerUnreadable
-from airavata_provider.models.identity import array_name
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.relay import Left, parse_collected
@@ -75,7 +74,7 @@ class Look:
 def refs(jobs: Sequence[Job]) -> list[JobRef]:
     """Those of the jobs that have a scheduler's id, as an adaptor takes them: an element by its array's name."""
     return [
-        JobRef(job.native_id, array_name(job.name), job.directory, job.element)
+        JobRef(job.native_id, job.scheduler_name, job.directory, job.element)
         for job in jobs
         if job.native_id is not None
     ]
@@ -96,7 +95,7 @@ async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job], collect: s
     if collect and not slices:
         slices = [[]]
     parts = [
-        await _look(host, scheduler, each, told, at, collect if number == 0 else "")
+        await _look((host, scheduler), each, told, at, collect if number == 0 else "")
         for number, each in enumerate(slices)
     ]
     return Look(
@@ -109,13 +108,13 @@ async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job], collect: s
 
 
 async def _look(
-    host: Runs,
-    scheduler: Scheduler,
+    way: tuple[Runs, Scheduler],
     asked: Sequence[JobRef],
     told: Mapping[str | None, Job],
     at: datetime,
     collect: str,
 ) -> Look:
+    host, scheduler = way
     left: Sequence[Left] = ()
     known: dict[str, JobStatus] = {}
     command = "\n".join(part for part in (collect, scheduler.status_command(asked) if asked else "") if part)

@@ -211,7 +211,7 @@ class Slurm(Scheduler):
         known = {job.native_id: job for job in jobs}
         states: dict[str, JobStatus] = {}
         for native_id, native, reason, name in _split(answer.lines, 4):
-            if native_id in known and known[native_id].name == name:
+            if native_id in known and known[native_id].called(name):
                 states[native_id] = status(native_id, name, native, reason, QUEUE_STATES)
         return states
 
@@ -255,7 +255,7 @@ class Slurm(Scheduler):
             rows += [row for line in controller.lines if (row := _scontrol(line))]
         ends: dict[str, JobStatus] = {}
         for native_id, name, native, code in rows:
-            if native_id in known and known[native_id].name == name:
+            if native_id in known and known[native_id].called(name):
                 end = status(native_id, name, native, "", HISTORY_STATES, code=code)
                 if end.state.terminal:
                     ends[native_id] = end
@@ -356,7 +356,8 @@ def with_record(end: JobStatus | None, record: ExitRecord, native_id: str, name:
 
 
 def _squeue(jobs: Sequence[JobRef], columns: str) -> str:
-    names = ",".join(job.name for job in jobs) if len(jobs) <= _MAX_NAMES else ""
+    few = len(jobs) <= _MAX_NAMES and all(job.name for job in jobs)
+    names = ",".join(job.name for job in jobs) if few else ""
     only = f"-n {quote(names)} " if names else ""
     return f"airavata_limit 60 squeue -h -a -t all -u \"$(id -u)\" {only}-o '{columns}'"
 

@@ -51,6 +51,7 @@ class AirflowServices(HostServices):
 
         self.settings = get_settings()
         self.store = get_store()
+        self.live_log_interval = self.settings.live_log_interval
         self._catalog = CatalogFolders(self.settings.catalog_folders)
         self._targets: dict[tuple[str, str | None, Limits], tuple[float, Target]] = {}
         self._reading: dict[tuple[str, str | None, Limits], asyncio.Lock] = {}
