@@ -34,7 +34,7 @@ class MonitorParameters(Parameters):
     job: str | None = Field(
         default=None, min_length=1, json_schema_extra={"refers_to": "upstream_task", "unless": "native_id"}
     )
-    native_id: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")
+    native_id: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
     name: str | None = Field(default=None, min_length=1, max_length=200)
     directory: str | None = Field(default=None, pattern=r"^/")
     walltime_s: int | None = Field(default=None, ge=1)
