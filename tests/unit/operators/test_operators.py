@@ -66,7 +66,7 @@ def test_a_value_from_another_task_is_rendered_by_a_worker() -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"job": "submit", "native_id": "1"}])
-def test_a_sensor_waits_for_one_job(given: dict[str, str]) -> None:
+def test_a_sensor_waits_for_one_job(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="either job or native_id"):
         JobSensor(task_id="t", resource="r", **given)
 
