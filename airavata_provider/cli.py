@@ -62,6 +62,23 @@ _STATUS = ActionCommand(
     args=(_EXPERIMENT_ID, _PATTERN, _OUTPUT, _VERBOSE),
 )
 
+_HISTORY = ActionCommand(
+    name="history",
+    help="Show a job's history and explain it",
+    description=(
+        "Shows every piece of news of a job in the order in which it was stored: its source, when it happened by the "
+        "source's clock, how much later it arrived, what it did to the job and why; then how the job stands. The "
+        "exit code is 1 if there is no such job."
+    ),
+    func=lazy_load_command(f"{_COMMANDS}.history"),
+    args=(
+        _arg(("job",), help="the job's name, or the scheduler's id of it"),
+        _arg(("--resource",), help="the compute resource, where an id is not enough"),
+        _OUTPUT,
+        _VERBOSE,
+    ),
+)
+
 _CANCEL = ActionCommand(
     name="cancel",
     help="End an experiment and its jobs",
@@ -102,6 +119,6 @@ def get_airavata_cli_commands() -> list[CLICommand]:
         GroupCommand(
             name="airavata",
             help="Run experiments on clusters",
-            subcommands=(_SUBMIT, _SCRIPT, _STATUS, _CANCEL, _VALIDATE),
+            subcommands=(_SUBMIT, _SCRIPT, _STATUS, _HISTORY, _CANCEL, _VALIDATE),
         )
     ]

@@ -14,6 +14,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,7 @@ from pydantic_core import to_jsonable_python
 from airavata_provider import runs
 from airavata_provider.deployment import get_deployment
 from airavata_provider.errors import AiravataError, DeadlineExceeded
+from airavata_provider.jobs.history import Explained, explain, last_words, summary
 from airavata_provider.models.experiment import Experiment, read_experiment
 from airavata_provider.models.job import Job, JobState
 from airavata_provider.preview import previews
@@ -117,6 +119,32 @@ def status(args: Namespace) -> int:
 
 
 @_command
+def history(args: Namespace) -> int:
+    """Show a job's history and explain it."""
+
+    async def read(store: JobStore) -> tuple[Job, list[Explained]]:
+        jobs = await store.jobs_called(args.job, args.resource)
+        if len({job.resource for job in jobs}) > 1:
+            advice = f"choose one with --resource: {', '.join(sorted({job.resource for job in jobs}))}"
+            raise AiravataError(f"several resources have had a job {args.job}", advice=advice)
+        if not jobs:
+            raise AiravataError(f"no job {args.job!r}", advice="airflow airavata status ID shows what there is")
+        return jobs[0], explain(jobs[0], await store.events(jobs[0].name))
+
+    job, lines = _with_store(read)
+    if args.output == "json":
+        _say_json({"job": asdict(job), "events": [asdict(line) for line in lines], "summary": summary(job, lines)})
+        return 0
+    _say(f"{job.name}: {job.native_id or 'without an id'} on {job.resource}, in {job.directory}")
+    for line in lines:
+        _say(f"  {told(line)}")
+    _say(summary(job, lines) + (f": {job.reason}" if job.reason and job.ended_at is not None else ""))
+    if job.state is JobState.UNKNOWN:
+        _say(f"Last words: {last_words(line.event for line in lines)}")
+    return 0
+
+
+@_command
 def cancel(args: Namespace) -> int:
     """End an experiment and its jobs."""
     run = _find(args)
@@ -156,6 +184,18 @@ async def _cancel(run: runs.Run, store: JobStore, *, wait_s: float | None) -> in
     for job in ended:
         _say(f"Job {job.name} ({job.native_id or 'never submitted'}): {job.state or job.submission}")
     return 0
+
+
+def told(line: Explained) -> str:
+    """One line of a history, for people. Pure."""
+    event = line.event
+    happened = event.at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    later = (line.received_at - event.at).total_seconds()
+    with_ = [f"exit code {event.exit_code}"] if event.exit_code is not None else []
+    with_ += [f"signal {event.signal}"] if event.signal is not None else []
+    with_ += [event.reason] if event.reason else []
+    about = f" ({', '.join(with_)})" if with_ else ""
+    return f"{happened} +{later:.1f} s {event.source}: {event.state}{about}; {line.effect}: {line.why}"
 
 
 def _gone(job: Job) -> bool:

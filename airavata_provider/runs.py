@@ -239,7 +239,7 @@ async def cancel_experiment(run: Run, store: JobStore, *, by: str) -> list[Job]:
     :returns: the jobs that the cluster still has to give up
     """
     await asyncio.to_thread(fail_run, run.dag_id, run.id, by=by)
-    jobs = [job for job in await store.jobs_of(run.dag_id, run.id, run.born) if not job_over(job)]
+    jobs = [job for job in await store.jobs_of(run.dag_id, run.id, run.born) if job.ours and not job_over(job)]
     return [await store.request_cancel(job.name, by) for job in jobs]
 
 

@@ -110,7 +110,42 @@ class Settings:
     )
     poll_interval: float = _option(
         30.0,
-        "Seconds between two status calls to one cluster, each about all its open jobs.",
+        "Seconds after which a cluster is asked about a job at the latest, when nobody else brought news of it: the "
+        "end of such a job is known within that time. All jobs that are due are asked about in one status call.",
+        least=1,
+    )
+    poll_interval_min: float = _option(
+        10.0,
+        "The same while news is expected of a job: in its first minute, and near its expected end. Two status calls "
+        "to one cluster are no closer than that. Never more than ``poll_interval``.",
+        least=1,
+    )
+    poll_interval_max: float = _option(
+        300.0,
+        "The longest pause between two questions about a job whose own script calls, or leaves its news for the "
+        "relay. Never less than ``poll_interval``.",
+        least=1,
+    )
+    unknown_grace: float = _option(
+        600.0,
+        "Seconds past the time at which a job must have ended, before a job that neither the queue nor the history "
+        "knows is given up as ``UNKNOWN``.",
+        least=0,
+    )
+    unreachable_grace: float = _option(
+        86400.0,
+        "The same for a job whose cluster does not answer, or not in a way that makes sense.",
+        least=0,
+    )
+    webhook_grace: float = _option(
+        3600.0,
+        "Seconds after a job's end for which its script is still heard; later its token is worth nothing.",
+        least=0,
+    )
+    live_log_interval: float = _option(
+        15.0,
+        "Seconds between two looks at what running jobs write, for the logs of the tasks that wait for them: one "
+        "command per cluster and process for all of them.",
         least=1,
     )
     watch_interval: float = _option(

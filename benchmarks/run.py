@@ -26,9 +26,11 @@ import psycopg
 from benchmarks.limit import submissions_per_hour
 from benchmarks.measure import ConnectionCounter, difference, tree_cpu_seconds
 from benchmarks.setup import EXPERIMENT, bench_airflow
+from benchmarks.webhook import measure_webhook, webhook_table
 from tests.airflow_instance import AirflowInstance
 from tests.bed import PROJECT, Bed, start_bed
 
+WEBHOOK = "webhook"
 DAGS = {"plain": "plain", "task": "hpc_batch", "segment": "hpc_batch_fast"}
 TARGETS = {"task": 8.0, "segment": 15.0}
 """Times the plain DAG's throughput."""
@@ -184,8 +186,23 @@ def measure(bed: Bed, work: Path, options: argparse.Namespace) -> tuple[dict[str
         return result, bench.failed
 
 
+def everything(bed: Bed, work: Path, options: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """What :func:`measure` measures, and the webhook, as far as the modes ask for them."""
+    dags = [mode for mode in options.modes if mode in DAGS]
+    options.modes, webhook = dags, WEBHOOK in options.modes
+    result, failed = measure(bed, work, options) if dags else ({}, 0)
+    if webhook:
+        say("webhook: an API server under calls at a fixed rate")
+        result[WEBHOOK] = figures = measure_webhook(bed, work.with_name("bench-webhook"))
+        failed += sum(count for answer, count in figures["answers"].items() if answer != "204")
+    return result, failed
+
+
 def table(result: Mapping[str, Any]) -> str:
     """The result for people: figures, and each as a multiple of the plain DAG's."""
+    if WEBHOOK in result:
+        rest = {name: value for name, value in result.items() if name != WEBHOOK}
+        return "\n\n".join([*([table(rest)] if rest else []), webhook_table(result[WEBHOOK])])
     throughput, latency, burst = result["throughput"], result["latency"], result["burst"]
     plain_rate, plain_lone = throughput.get("plain_per_hour"), latency.get("lone_plain_s")
     lines = [f"{'':10}{'runs/h':>9}{'x plain':>9}{'target':>8}{'lone s':>8}{'/ plain':>9}{'peak conn':>11}"]
@@ -213,7 +230,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=300, help="runs in a pattern's burst")
     parser.add_argument("--plain", type=int, default=60, help="runs in the plain DAG's burst")
     parser.add_argument("--lone", type=int, default=5, help="lone runs of each")
-    parser.add_argument("--modes", nargs="+", choices=list(DAGS), default=list(DAGS))
+    parser.add_argument("--modes", nargs="+", choices=[*DAGS, WEBHOOK], default=[*DAGS, WEBHOOK])
     parser.add_argument("--output", type=Path, default=PROJECT / "build" / "bench.json")
     return parser.parse_args(arguments)
 
@@ -222,13 +239,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the bench; the exit status."""
     options = parse(arguments)
     started = time.monotonic()
-    result, failed = measure(start_bed(), PROJECT / "build" / "bench", options)
+    result, failed = everything(start_bed(), PROJECT / "build" / "bench", options)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(table(result))
     say(f"{time.monotonic() - started:.0f} s in all; {options.output}")
     if failed:
-        say(f"{failed} runs FAILED")
+        say(f"{failed} runs or calls FAILED")
     return 1 if failed else 0
 
 

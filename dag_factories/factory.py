@@ -6,6 +6,7 @@ with every trigger, and its params are copied into every task.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def _operator(segment: Segment, pattern: Pattern) -> PatternOperator:
 def _hosted(task: Any, pattern: Pattern) -> dict[str, Any]:
     hosted: dict[str, Any] = {"id": task.id, "type": task.type}
     parameters = dict(task.parameters)
-    for name in _references(task.type):
+    for name in _references(task.type, parameters):
         parameters.setdefault(name, pattern.nearest_upstream(task.id, "submit"))
     if parameters:
         hosted["parameters"] = parameters
@@ -93,12 +94,14 @@ def _hosted(task: Any, pattern: Pattern) -> dict[str, Any]:
     return hosted
 
 
-def _references(kind: str) -> list[str]:
-    """Parameters of a task type that name an upstream submission."""
+def _references(kind: str, given: Mapping[str, Any]) -> list[str]:
+    """Parameters of a task type that name an upstream submission, and need to, beside those given."""
     found = []
     for name, field in parameter_models()[kind].model_fields.items():
         extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("refers_to") == "upstream_task" and field.is_required():
+        if not isinstance(extra, dict) or extra.get("refers_to") != "upstream_task":
+            continue
+        if field.is_required() or ("unless" in extra and extra["unless"] not in given):
             found.append(name)
     return found
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airavata_provider.jobs.poller import Way
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.catalog import Catalog, load_catalog
+from airavata_provider.monitors.rhythm import Rhythm
 from airavata_provider.schedulers.registry import scheduler
 from airavata_provider.triggers.host import HostedTask, Run, Segment, run_segment
 from airavata_provider.triggers.services import HostServices
@@ -16,7 +18,6 @@ from tests.bed import Bed
 
 if TYPE_CHECKING:
     from airavata_provider.models.resource import ComputeResource
-    from airavata_provider.schedulers.base import Scheduler
     from airavata_provider.ssh.host import Host
     from airavata_provider.ssh.target import Target
     from airavata_provider.storage.base import Storage
@@ -128,9 +129,9 @@ class BedServices(HostServices):
             host = get_pool().host(self.target)
         return open_storage(resource, host)
 
-    async def scheduler(self, resource: str) -> tuple[Host, Scheduler]:
+    async def way(self, resource: str) -> Way:
         found = self._catalog.compute_resource(resource)
-        return await self.host(found), scheduler(found.scheduler)
+        return Way(await self.host(found), scheduler(found.scheduler))
 
     def webhook_url(self, resource: ComputeResource, job: str) -> str | None:
         return None
@@ -142,7 +143,7 @@ class BedServices(HostServices):
         from airavata_provider.jobs.reconcile import ensure_reconciler
 
         self.watched += 1
-        ensure_reconciler(self.store, self.scheduler, poll_interval_s=1.0)
+        ensure_reconciler(self.store, self.way, rhythm=Rhythm(base=1.0))
 
     async def run(
         self, experiment: str, conf: Mapping[str, Any] | None, *tasks: HostedTask, try_number: int = 1

@@ -8,6 +8,8 @@ raises. What always holds:
   Whoever waited was woken by the first end, so the record is what tells: its effect is ``CONTRADICTED``.
 * Of two unsuccessful ends the scheduler's own record (:data:`RECORDS`) counts more than the script's word.
 * ``SUSPENDED``, ``UNKNOWN`` and ``NON_CRITICAL_FAIL`` go on; ``ACTIVE`` → ``QUEUED`` is a requeue.
+* A cancel changes no state: a job that completes while its end is asked for has completed. What its process ends as
+  is :func:`ends_as`'s to say.
 * Of two states that are not ends, the one seen later (:attr:`JobEvent.at`) counts, however they arrive; but
   anything known replaces ``UNKNOWN``.
 
@@ -21,6 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from itertools import product
 from types import MappingProxyType
 
 from airavata_provider.models.job import TERMINAL, Effect, EventSource, Job, JobEvent, JobState
@@ -49,6 +54,27 @@ corrections.
 _SEVERITY = {_S.COMPLETE: 0, _S.CANCELED: 1, _S.FAILED: 2}
 
 
+class Why(StrEnum):
+    """Why an event did what it did, for people."""
+
+    FIRST = "the first that was heard of the job"
+    WENT_ON = "the job went on to this state"
+    REQUEUED = "the scheduler put the job back into its queue, under the same id"
+    FOUND_AGAIN = "nobody could tell what the job did, and now somebody can"
+    ENDED = "the job ended"
+    GIVEN_UP = "nobody will look for the job any more"
+    KNOWN = "this was known"
+    BACKED = "the end was known from hearsay; now the scheduler's own record tells it"
+    COMPLETED = "the end was known; this adds what was missing of it"
+    OLDER = "it is older than what is known"
+    LONG_SUBMITTED = "the job is past its submission"
+    AFTER_END = "the job had ended"
+    NO_SUCCESS = "an end without success stands over a success"
+    RECORD = "the scheduler's own record stands over hearsay"
+    GRAVER = "of two ends from sources of one kind the graver stands"
+    OTHER_ID = "it is about another id of the scheduler: ids are used again after a controller's reset"
+
+
 @dataclass(frozen=True)
 class Decision:
     """What an event does.
@@ -56,10 +82,12 @@ class Decision:
     :param effect: what becomes of the event
     :param job: the job afterwards; the very same object when nothing changes. ``version`` and ``changed_at``
         are the store's to set
+    :param why: for people
     """
 
     effect: Effect
     job: Job
+    why: Why
 
     @property
     def state(self) -> JobState | None:
@@ -79,12 +107,30 @@ def decide(job: Job, event: JobEvent) -> Decision:
     * ``IMPOSSIBLE``: about another job (ids are reused after a controller's reset)
     """
     if job.native_id is not None and event.native_id is not None and job.native_id != event.native_id:
-        return Decision(Effect.IMPOSSIBLE, job)
+        return Decision(Effect.IMPOSSIBLE, job, Why.OTHER_ID)
     if event.state.terminal:
         return _end(job, event)
     if job.state is not None and job.state.terminal:
-        return Decision(Effect.LATE, job)
+        return Decision(Effect.LATE, job, Why.AFTER_END)
     return _step(job, event)
+
+
+def ends_as(job: Job) -> JobState | None:
+    """What the job's process ends as; None while it goes on.
+
+    An end for which a cancel was waiting ends the process as ``CANCELED``, whatever the end is; a cancel that
+    came after the end changes nothing. A job that was given up ends as ``UNKNOWN``: the cancel is still repeated.
+    """
+    if job.ended_at is None:
+        return None
+    if job.state is not None and job.state.terminal and _cancel_was_waiting(job):
+        return _S.CANCELED
+    return job.state
+
+
+def _cancel_was_waiting(job: Job) -> bool:
+    # Whoever asks for the end of an ended job is agreed with in the same moment, by the same clock.
+    return job.cancel_requested_at is not None and job.canceled_at != job.cancel_requested_at
 
 
 def _step(job: Job, event: JobEvent) -> Decision:
@@ -93,14 +139,15 @@ def _step(job: Job, event: JobEvent) -> Decision:
     if state is job.state:
         if event.given_up and state is _S.UNKNOWN and job.ended_at is None:
             ended = replace(job, ended_at=event.at, reason=event.reason, outcome=event.outcome)
-            return Decision(Effect.APPLIED, ended)
+            return Decision(Effect.APPLIED, ended, Why.GIVEN_UP)
         newer = job.state_at is None or event.at > job.state_at
-        return Decision(Effect.CONFIRMED, replace(job, state_at=event.at) if newer else job)
+        return Decision(Effect.CONFIRMED, replace(job, state_at=event.at) if newer else job, Why.KNOWN)
     if state not in TRANSITIONS[job.state]:
-        return Decision(Effect.LATE, job)
-    older = job.state_at is not None and event.at < job.state_at
+        return Decision(Effect.LATE, job, Why.LONG_SUBMITTED)
+    # Who gives up looks back from now; a clock that strays shall not keep a job from it.
+    older = not event.given_up and job.state_at is not None and event.at < job.state_at
     if older and (state is _S.UNKNOWN or job.state not in (_S.UNKNOWN, _S.SUBMITTED)):
-        return Decision(Effect.LATE, job)
+        return Decision(Effect.LATE, job, Why.OLDER)
     return Decision(
         Effect.APPLIED,
         replace(
@@ -113,7 +160,20 @@ def _step(job: Job, event: JobEvent) -> Decision:
             started_at=event.at if state is _S.ACTIVE and job.started_at is None else job.started_at,
             ended_at=event.at if event.given_up and state is _S.UNKNOWN else None,
         ),
+        _why_step(job, event),
     )
+
+
+def _why_step(job: Job, event: JobEvent) -> Why:
+    if event.given_up and event.state is _S.UNKNOWN:
+        return Why.GIVEN_UP
+    if job.state is None:
+        return Why.FIRST
+    if job.state is _S.UNKNOWN:
+        return Why.FOUND_AGAIN
+    if event.state is _S.QUEUED and job.started_at is not None:
+        return Why.REQUEUED
+    return Why.WENT_ON
 
 
 def _end(job: Job, event: JobEvent) -> Decision:
@@ -123,7 +183,7 @@ def _end(job: Job, event: JobEvent) -> Decision:
         agreed = event.at
     if job.state is None or not job.state.terminal:
         ended = replace(_with_end(job, event), ended_at=event.at, canceled_at=agreed)
-        return Decision(Effect.APPLIED, ended)
+        return Decision(Effect.APPLIED, ended, Why.ENDED)
     if event.state is job.state:
         stronger = event.source in RECORDS and job.state_source not in RECORDS
         confirmed = replace(
@@ -131,14 +191,17 @@ def _end(job: Job, event: JobEvent) -> Decision:
             state_source=event.source if stronger else job.state_source,
             exit_code=event.exit_code if job.exit_code is None else job.exit_code,
             signal=event.signal if job.signal is None else job.signal,
-            reason=job.reason or event.reason,
-            outcome=job.outcome or event.outcome,
+            reason=event.reason or job.reason if stronger else job.reason or event.reason,
+            outcome=event.outcome or job.outcome if stronger else job.outcome or event.outcome,
             canceled_at=agreed,
         )
-        return Decision(Effect.CONFIRMED, job if confirmed == job else confirmed)
-    if _weight(event.state, event.source) > _weight(job.state, job.state_source):
-        return Decision(Effect.CONTRADICTED, replace(_with_end(job, event), canceled_at=agreed))
-    return Decision(Effect.CONTRADICTED, job if agreed == job.canceled_at else replace(job, canceled_at=agreed))
+        if confirmed == job:
+            return Decision(Effect.CONFIRMED, job, Why.KNOWN)
+        return Decision(Effect.CONFIRMED, confirmed, Why.BACKED if stronger else Why.COMPLETED)
+    told, held = _weight(event.state, event.source), _weight(job.state, job.state_source)
+    why = next(why for why, a, b in zip(_BY_WEIGHT, told, held, strict=True) if a != b)
+    after = replace(_with_end(job, event) if told > held else job, canceled_at=agreed)
+    return Decision(Effect.CONTRADICTED, job if after == job else after, why)
 
 
 def _with_end(job: Job, event: JobEvent) -> Job:
@@ -154,30 +217,71 @@ def _with_end(job: Job, event: JobEvent) -> Job:
     )
 
 
+_BY_WEIGHT = (Why.NO_SUCCESS, Why.RECORD, Why.GRAVER)
+
+
 def _weight(state: JobState, source: str) -> tuple[bool, bool, int]:
     """How much an end counts: success least, then hearsay, then by severity; a total order over ends."""
     return (state is not _S.COMPLETE, source in RECORDS, _SEVERITY[state])
 
 
+# --- for the docs
+
+
 def markdown_table() -> str:
-    """The steps as a markdown table, for the docs."""
-    rows = ["| from | to |", "| --- | --- |"]
-    for state, following in TRANSITIONS.items():
-        names = " ".join(each for each in JobState if each in following)
-        note = " (corrections)" if state is not None and state.terminal else ""
-        rows.append(f"| {state or 'nothing yet'}{note} | {names} |")
+    """What each event does in each state, as a markdown table: :func:`decide` itself is asked."""
+    rows = [f"| state | {' | '.join(_S)} |", "| --- |" + " --- |" * len(_S)]
+    for state in (None, *_S):
+        cells = " | ".join(_cell(state, news) for news in _S)
+        rows.append(f"| {state or 'nothing yet'} | {cells} |")
     return "\n".join(rows) + "\n"
 
 
+def _cell(state: JobState | None, news: JobState) -> str:
+    """The effects of such news, whatever its source and whoever told the state; what time or source decide."""
+    known_at = datetime(2000, 1, 1, tzinfo=UTC)
+    by_age: dict[bool, set[str]] = {}
+    for held, source, older in product(("poll", "webhook"), ("poll", "webhook"), (False, True)):
+        job = Job("a", "d", "e", "t", -1, 1, resource="r", directory="/")
+        if state is not None:
+            job = replace(job, state=state, state_at=known_at, state_source=held)
+        event = JobEvent("a", source, "i", news, known_at + timedelta(seconds=-1 if older else 1))
+        decision = decide(job, event)
+        replaces = decision.effect is Effect.CONTRADICTED and decision.state is news
+        by_age.setdefault(older, set()).add(f"{decision.effect}{', replaces' if replaces else ''}")
+    newer, old = (" or ".join(sorted(by_age[older])) for older in (False, True))
+    return newer if newer == old else f"{newer}; {old} when older"
+
+
 def mermaid_diagram() -> str:
-    """The steps as a mermaid state diagram, for the docs; corrections of an end are dotted by a label."""
-    lines = ["stateDiagram-v2"]
-    for state, following in TRANSITIONS.items():
-        ended = state is not None and state.terminal
-        lines += [
-            f"    {state or '[*]'} --> {each}{' : corrected' if ended else ''}"
-            for each in JobState
-            if each in following
-        ]
-    lines += [f"    {state} --> [*]" for state in JobState if state.terminal]
+    """The steps as a mermaid state diagram, for the docs.
+
+    All living states lead to each other, so they are one box; the corrections of an end are named.
+    """
+    alive = [state for state in _S if not state.terminal]
+    every = all(TRANSITIONS[a] >= {b} for a in alive for b in _S if b not in (a, _S.SUBMITTED))
+    if not every:
+        raise AssertionError("the diagram's box of living states is not what the steps say")
+    lines = ["stateDiagram-v2", "    [*] --> SUBMITTED : accepted", "    state alive {"]
+    lines += [f"        {a} --> {b}{note}" for a, b, note in _USUAL]
+    seen = {name for a, b, _ in _USUAL for name in (a, b)}
+    lines += [f"        {state}" for state in alive if state not in seen]
+    lines += ["    }"]
+    lines += [f"    alive --> {state}" for state in _S if state.terminal]
+    ends = [state for state in _S if state.terminal]
+    lines += [f"    {a} --> {b} : corrected" for a in ends for b in ends if b in TRANSITIONS[a]]
+    lines += [f"    {state} --> [*]" for state in ends]
     return "\n".join(lines) + "\n"
+
+
+_USUAL = (
+    (_S.SUBMITTED, _S.QUEUED, ""),
+    (_S.QUEUED, _S.ACTIVE, ""),
+    (_S.ACTIVE, _S.QUEUED, " : requeued"),
+    (_S.ACTIVE, _S.SUSPENDED, ""),
+    (_S.SUSPENDED, _S.ACTIVE, ""),
+    (_S.ACTIVE, _S.NON_CRITICAL_FAIL, " : stopped from outside"),
+    (_S.NON_CRITICAL_FAIL, _S.QUEUED, " : requeued"),
+    (_S.ACTIVE, _S.UNKNOWN, " : nobody can tell"),
+    (_S.UNKNOWN, _S.ACTIVE, " : found again"),
+)

@@ -13,19 +13,13 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Select, case, func, select
-
 from airavata_provider.errors import DeadlineExceeded, JobUnknown
-from airavata_provider.jobs import tables
 from airavata_provider.jobs.arrays import elements_of
-from airavata_provider.jobs.records import Records
-from airavata_provider.jobs.rows import StoredEvent, job_from, stored_event
+from airavata_provider.jobs.queries import Queries
 from airavata_provider.jobs.unit import Unit, Work
 from airavata_provider.jobs.watch import Watcher, listen
-from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import (
     Effect,
     EventSource,
@@ -38,11 +32,9 @@ from airavata_provider.models.outcome import Outcome
 
 _LOG = logging.getLogger(__name__)
 _SETTLED = frozenset({SubmissionState.SUBMITTED, SubmissionState.REFUSED})
-# Names in one statement: far below every database's limit of bound values.
-_CHUNK = 400
 
 
-class JobStore(Records):
+class JobStore(Queries):
     """The store of one event loop. Opens nothing before the first call.
 
     :param url: ``sqlite:///…`` or ``postgresql://…``
@@ -182,100 +174,13 @@ class JobStore(Records):
 
         return await self._writer.write(Work("saving a submission's outcome", do, jobs=(name,), arrays=(name,)))
 
-    async def job(self, name: str) -> Job | None:
-        """The job of that name, None when there is none."""
-        return next(iter(await self.jobs_named([name])), None)
-
-    async def jobs_named(self, names: Collection[str]) -> list[Job]:
-        """The jobs of those names that there are."""
-        return [
-            job
-            for chunk in _chunks(names)
-            for job in await self._jobs(select(tables.job).where(tables.job.c.name.in_(chunk)))
-        ]
-
-    async def latest(self, task: TaskIdentity) -> Job | None:
-        """The job, or an array, of that submission task's highest attempt."""
-        return next(iter((await self.attempts(task))[-1:]), None)
-
-    async def attempts(self, task: TaskIdentity) -> list[Job]:
-        """The jobs, or the arrays, of that submission task, by attempt and offset."""
-        column = tables.job.c
-        query = (
-            select(tables.job)
-            .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
-            .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
-            .where(column.array.is_(None))
-            .order_by(column.attempt, column.offset)
-        )
-        return await self._jobs(query)
-
-    async def jobs_of(self, dag_id: str, experiment_id: str, born: str) -> list[Job]:
-        """All jobs of an experiment, by task, map index and attempt; arrays without their elements."""
-        column = tables.job.c
-        return await self._jobs(
-            select(tables.job)
-            .where(column.dag_id == dag_id, column.experiment_id == experiment_id, column.born == born)
-            .where(column.array.is_(None))
-            .order_by(column.task_id, column.map_index, column.attempt, column.offset)
-        )
-
-    async def elements(self, array: str) -> list[Job]:
-        """An array's elements, by index; none of a plain job."""
-        column = tables.job.c
-        return await self._jobs(select(tables.job).where(column.array == array).order_by(column.element))
-
-    async def latest_elements(self, task: TaskIdentity) -> list[Job]:
-        """Each element of that submission task's arrays as its last attempt left it, by place."""
-        column = tables.job.c
-        query = (
-            select(tables.job)
-            .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
-            .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
-            .where(column.array.is_not(None))
-            .order_by(column.offset + column.element, column.attempt)
-        )
-        return list({job.place: job for job in await self._jobs(query)}.values())
-
-    async def open_jobs(self, resource: str | None = None) -> list[Job]:
-        """Jobs with a scheduler's id of which news is awaited, oldest first; of all resources or one.
-
-        Elements of arrays are among them; arrays' own rows, which nobody can ask about, are not.
-        """
-        column = tables.job.c
-        query = select(tables.job).where(
-            column.ended_at.is_(None), column.native_id.is_not(None), column.size.is_(None)
-        )
-        if resource is not None:
-            query = query.where(column.resource == resource)
-        return await self._jobs(query.order_by(column.created_at, column.name))
-
-    async def open_resources(self) -> dict[str, bool]:
-        """Resources with open jobs; True where one of them has an end that only the scheduler can settle."""
-        column = tables.job.c
-        unsettled = func.max(case((column.state == JobState.NON_CRITICAL_FAIL.value, 1), else_=0))
-        query = (
-            select(column.resource, unsettled.label("unsettled"))
-            .where(column.ended_at.is_(None), column.native_id.is_not(None), column.size.is_(None))
-            .group_by(column.resource)
-        )
-        rows = await self._read("looking for open jobs", query)
-        return {row["resource"]: bool(row["unsettled"]) for row in rows}
-
-    async def versions_since(self, at: datetime) -> dict[str, int]:
-        """Names and versions of the jobs whose record changed at that moment or later."""
-        column = tables.job.c
-        rows = await self._read(
-            "looking for changed jobs", select(column.name, column.version).where(column.changed_at >= at)
-        )
-        return {row["name"]: row["version"] for row in rows}
-
     # --- news
 
-    async def append(self, event: JobEvent) -> Effect:
+    async def append(self, event: JobEvent, *, check: Callable[[Job], None] | None = None) -> Effect:
         """Store a piece of news and do to its job what ``jobs.state`` decides; the same again is
         ``DUPLICATE``.
 
+        :param check: looks at the job first, within the transaction; what it raises keeps the news out
         :raises JobUnknown: no such job; or an array, of which there is no news but its elements'
         """
 
@@ -283,6 +188,8 @@ class JobStore(Records):
             job = unit.job(event.job)
             if job.size is not None:
                 raise JobUnknown(f"{event.job} is an array: news is told of its elements", where="job store")
+            if check is not None:
+                check(job)
             effect, after = unit.append(job, event)
             if after is not job:
                 unit.save(after)
@@ -292,11 +199,6 @@ class JobStore(Records):
         if effect in (Effect.CONTRADICTED, Effect.IMPOSSIBLE):
             _LOG.warning("Job %s: %s from %s is %s", event.job, event.state, event.source, effect)
         return effect
-
-    async def events(self, name: str) -> list[StoredEvent]:
-        """A job's news in the order in which it was stored."""
-        query = select(tables.job_event).where(tables.job_event.c.job == name).order_by(tables.job_event.c.id)
-        return [stored_event(row) for row in await self._read("reading a job's news", query)]
 
     async def wait(
         self, name: str, timeout_s: float | None = None, until: Callable[[Job], bool] | None = None
@@ -341,18 +243,6 @@ class JobStore(Records):
 
         return await self._writer.write(Work("asking for a cancel", do, jobs=(name,), arrays=(name,)))
 
-    async def cancel_requests(self) -> list[Job]:
-        """Jobs whose end was asked for and that the scheduler has not agreed to yet, oldest request first.
-
-        An array is among them beside its elements as long as one of them is.
-        """
-        column = tables.job.c
-        return await self._jobs(
-            select(tables.job)
-            .where(column.cancel_requested_at.is_not(None), column.canceled_at.is_(None))
-            .order_by(column.cancel_requested_at, column.name)
-        )
-
     async def canceled(self, name: str) -> Job:
         """The scheduler has the job, or nothing of the array, any more. What ended by itself keeps its end.
 
@@ -376,11 +266,6 @@ class JobStore(Records):
 
         work = Work("saving a cancel", do, jobs=(name,), arrays=(name,), events=(told(name),))
         return await self._writer.write(work)
-
-    # --- within
-
-    async def _jobs(self, query: Select[Any]) -> list[Job]:
-        return [job_from(row) for row in await self._read("reading jobs", query)]
 
 
 _STORES: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, JobStore]] = WeakKeyDictionary()
@@ -445,8 +330,3 @@ def _accepted(job: Job, native_id: str, at: datetime) -> Job:
 
 def _over(job: Job) -> bool:
     return job.ended_at is not None
-
-
-def _chunks(names: Iterable[str]) -> list[list[str]]:
-    names = list(names)
-    return [names[start : start + _CHUNK] for start in range(0, len(names), _CHUNK)]

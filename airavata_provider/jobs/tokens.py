@@ -1,8 +1,8 @@
 """Tokens of webhooks: each lets its bearer speak for one job, or for the elements of one array, and for no other.
 
-All elements of an array share its script, and so its token. A token is a version and the HMAC-SHA256 of the job's
-or the array's name under a key that is derived from the deployment's
-webhook secret. Nothing of it is stored: whoever knows the secret can make it and check it. It ends with the secret.
+All elements of an array share its script, and so its token. A token is a version and the HMAC-SHA256 of the job's or
+the array's name under a key that is derived from the deployment's webhook secret. Nothing of it is stored: whoever
+knows the secret can make it and check it. It ends with the secret; and with the job, which is the route's to see to.
 
 :class:`WebhookTokens` is pure; :func:`token` and :func:`verify` take the deployment's secret.
 """

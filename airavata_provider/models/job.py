@@ -13,6 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from airavata_provider.models.identity import array_name
 from airavata_provider.models.outcome import Outcome
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -45,6 +46,7 @@ class EventSource(StrEnum):
 
     SUBMISSION = "submission"
     WEBHOOK = "webhook"
+    RELAY = "relay"
     MAIL = "mail"
     POLL = "poll"
     CANCEL = "cancel"
@@ -112,7 +114,8 @@ class Job:
     :param experiment_id: the experiment it serves, which is the DAG run's id
     :param task_id: the submission task it belongs to
     :param map_index: that task's map index, -1 when it is not mapped
-    :param attempt: 1 for the first job of that task, one more for each new one after it
+    :param attempt: 1 for the first job of that task, one more for each new one after it; 0 and below for a job that
+        somebody else submitted and that the task only waits for
     :param gateway: the science gateway that asked
     :param user: the person there
     :param resource: the compute resource's name in the catalog
@@ -147,7 +150,8 @@ class Job:
         its task, which may need several arrays
     :param size: of an array: how many elements it has
     :param tally: of an array: how many of its elements are where (``jobs.arrays``)
-    :param request: what the scheduler was asked for, as JSON, without secrets; None for an element: its array's
+    :param request: what the scheduler was asked for, as JSON, without secrets; None for an element: its array's. Of
+        a job that somebody else submitted: its ``name`` there, where that is known
     :param born: when its DAG run was made (:class:`~airavata_provider.models.identity.TaskIdentity`)
     """
 
@@ -196,6 +200,16 @@ class Job:
     def place(self) -> int | None:
         """Of an array's element: its index among all elements of its task, the one that people know."""
         return None if self.element is None else self.offset + self.element
+
+    @property
+    def ours(self) -> bool:
+        """Whether it was submitted here. Another's job is watched, and ended by nobody but its owner."""
+        return self.attempt > 0
+
+    @property
+    def scheduler_name(self) -> str:
+        """Its name in the scheduler: an element has its array's; "" where it is not known."""
+        return array_name(self.name) if self.ours else str((self.request or {}).get("name", ""))
 
 
 class TaskState(StrEnum):

@@ -100,11 +100,19 @@ class Callbacks(Model):
     """Whether and how a job's script can call us.
 
     :param webhook: compute nodes have a way out to our API server
-    :param url: base address to call instead of the deployment's own (a relay, another network)
+    :param url: base address to call instead of the deployment's own (a proxy, another network)
+    :param relay: they have none: scripts leave their news below ``scratch``, and the poll collects it
     """
 
     webhook: bool = True
     url: Text | None = None
+    relay: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Callbacks:
+        if self.relay and (self.webhook or self.url):
+            raise ValueError("relay: is for scripts that cannot call; write webhook: false with it, and no url")
+        return self
 
 
 class Reachable(Model):

@@ -1,17 +1,19 @@
 """A job script's news, as a job event. Pure.
 
-The script's own clock (``time``) only informs: an event is dated by its arrival, because the clocks of compute nodes
-stray, and of two states the later one counts. What an end means is ``schedulers.record``'s to say.
+The clocks of compute nodes stray, and of two states the later one counts: so the script's own ``time`` is believed
+where it can be true, which for a call is up to a minute before its arrival (it is tried again for 20 s). Else the
+arrival counts. What an end means is ``schedulers.record``'s to say.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from airavata_provider.models.job import EventSource, JobEvent, JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.record import state_of_end
 
 _Id = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
@@ -46,11 +48,24 @@ class WebhookCall(BaseModel):
         return self
 
 
-def event_of(job: str, call: WebhookCall, received_at: datetime) -> JobEvent:
+BELIEVED_S = 60.0
+"""How old a call can be when it arrives."""
+
+
+def event_of(
+    job: str,
+    call: WebhookCall,
+    received_at: datetime,
+    *,
+    source: EventSource = EventSource.WEBHOOK,
+    earliest: datetime | None = None,
+) -> JobEvent:
     """The event that the call tells of.
 
     :param job: the job's name, from the call's path
     :param received_at: timezone-aware
+    :param source: how it came
+    :param earliest: when it can have happened at the earliest; default: :data:`BELIEVED_S` before its arrival
     """
     state, exit_code = JobState.ACTIVE, None
     if call.event == "end":
@@ -58,12 +73,31 @@ def event_of(job: str, call: WebhookCall, received_at: datetime) -> JobEvent:
         state = state_of_end(exit_code, call.signal, call.reason)
     return JobEvent(
         job=job,
-        source=EventSource.WEBHOOK,
+        source=source,
         event_id=call.id,
         state=state,
-        at=received_at,
+        at=_moment(call.time, received_at, earliest or received_at - timedelta(seconds=BELIEVED_S)),
         exit_code=exit_code,
         signal=call.signal if call.event == "end" else None,
         reason=call.reason,
         native_id=call.native_id,
+        outcome=_outcome(state, call),
     )
+
+
+def _outcome(state: JobState, call: WebhookCall) -> Outcome | None:
+    """What the script can know of the kind of its end; the scheduler may know better."""
+    if state is JobState.COMPLETE:
+        return Outcome.COMPLETED
+    if state is JobState.FAILED:
+        return Outcome.SIGNALED if call.signal is not None else Outcome.FAILED
+    return None
+
+
+def _moment(told: str | None, received_at: datetime, earliest: datetime) -> datetime:
+    """The script's time, where it can be true; it is whole seconds, so what it tells was within the next one."""
+    try:
+        moment = datetime.strptime(told or "", "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) + timedelta(seconds=1)
+    except ValueError:
+        return received_at
+    return min(moment, received_at) if moment >= earliest else received_at

@@ -62,7 +62,11 @@ def _cancel(dag_run: Any, tasks: set[str] | None) -> None:
         try:
             store = get_store()
             for job in await store.jobs_of(dag_run.dag_id, dag_run.run_id, birth(dag_run.run_after)):
-                if (job.state is None or not job.state.terminal) and (tasks is None or job.task_id in tasks):
+                if (
+                    job.ours
+                    and (job.state is None or not job.state.terminal)
+                    and (tasks is None or job.task_id in tasks)
+                ):
                     await store.request_cancel(job.name, "marked failed in Airflow")
         finally:
             await close_store()

@@ -7,7 +7,7 @@ What always holds: nothing is read of a body before the token is checked; nothin
 | answer | when |
 | --- | --- |
 | 204 | stored |
-| 401 | no token, a wrong one, no such job |
+| 401 | no token, a wrong one, no such job; or the job ended longer than ``[airavata] webhook_grace`` ago |
 | 409 | this news came before; or it is about another id of the scheduler than the job's |
 | 413 | more than 8 KiB |
 | 422 | not the fields that ``monitors.webhook`` wants |
@@ -17,7 +17,7 @@ What always holds: nothing is read of a body before the token is checked; nothin
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
@@ -25,8 +25,9 @@ from pydantic import ValidationError
 from airavata_provider.errors import JobUnknown, StoreError
 from airavata_provider.jobs.store import get_store
 from airavata_provider.jobs.tokens import verify
-from airavata_provider.models.job import Effect
+from airavata_provider.models.job import Effect, Job
 from airavata_provider.monitors.webhook import WebhookCall, event_of
+from airavata_provider.settings import get_settings
 
 log = logging.getLogger(__name__)
 router = APIRouter()
@@ -75,9 +76,10 @@ async def _read(job: str, request: Request) -> WebhookCall:
 
 
 async def _store(job: str, call: WebhookCall) -> None:
-    event = event_of(job, call, datetime.now(UTC))
+    now = datetime.now(UTC)
+    event = event_of(job, call, now)
     try:
-        effect = await get_store().append(event)
+        effect = await get_store().append(event, check=lambda stored: _still_good(stored, now))
     except JobUnknown:
         raise _RefusedError(401, _NOT_AUTHORISED) from None
     if effect is Effect.DUPLICATE:
@@ -85,6 +87,16 @@ async def _store(job: str, call: WebhookCall) -> None:
     if effect is Effect.IMPOSSIBLE:
         raise _RefusedError(409, f"the job has another id than {call.native_id}")
     log.info("Job %s: %s is %s", job, event.state, effect)
+
+
+def _still_good(job: Job, now: datetime) -> None:
+    """A token ends with its job, and with the time in which its script's last words can be under way.
+
+    :raises _RefusedError: that is over
+    """
+    grace = timedelta(seconds=get_settings().webhook_grace)
+    if job.ended_at is not None and now - job.ended_at > grace:
+        raise _RefusedError(401, _NOT_AUTHORISED)
 
 
 def _bearer(request: Request) -> str:

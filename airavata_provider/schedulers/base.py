@@ -51,7 +51,8 @@ class JobRef:
     """A job as a status query needs it.
 
     :param native_id: the scheduler's id
-    :param name: its name in the scheduler, which all elements of an array share
+    :param name: its name in the scheduler, which all elements of an array share; "" for another's job whose name is
+        not known: its id alone counts
     :param directory: the working directory that holds its control directory
     :param index: of an array's element, whose ``native_id`` is :meth:`Scheduler.element_id`
     """
@@ -60,6 +61,10 @@ class JobRef:
     name: str
     directory: str
     index: int | None = None
+
+    def called(self, name: str) -> bool:
+        """Whether a job of that name and of this id is this one: ids begin anew when a controller is reset."""
+        return not self.name or self.name == name
 
 
 @dataclass(frozen=True)

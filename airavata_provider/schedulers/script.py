@@ -13,6 +13,7 @@ What always holds in a script written here:
   done.
 - Webhook calls never fail the job. ``start`` is sent in the background. The end waits for it for 2 s at
   most, then takes 3 tries of 5 s with pauses of 1 and 3 s: 21 s in all when nobody answers.
+- Without a way out, each piece of news is a file of its own instead, whole or not at all.
 - The webhook's token is in a file that only the user can read, and reaches the tools as a file: it is
   neither in the script nor in an environment nor on a command line.
 - Each element of an array keeps its files in a control directory of its own and tells its own news; the credential
@@ -43,12 +44,18 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
 class Webhook:
     """Where a job's script sends its news.
 
-    :param url: where events of this job are posted
+    :param url: where events of this job are posted; ``file://…/<job>``: its news is left in a directory of the
+        cluster, see ``monitors.relay``
     :param token: the secret that lets it speak for this job alone; not in the script, see :func:`credential`
     """
 
     url: str
     token: str = field(repr=False)
+
+    @property
+    def calls(self) -> bool:
+        """Whether the script calls somebody, and so needs the token."""
+        return not self.url.startswith("file://")
 
 
 def credential(webhook: Webhook) -> str:
@@ -269,6 +276,17 @@ except urllib.error.HTTPError as error:
   done
 }
 
+airavata_leave() { # EVENT: there is no way out: its news waits, whole or not at all, where the poll collects it
+  airavata_spool=${airavata_url#file://} airavata_who=${airavata_url##*/}
+  airavata_spool=${airavata_spool%/*}-$(id -u)
+  [ -d "$airavata_spool" ] || mkdir -m 700 "$airavata_spool" || [ -d "$airavata_spool" ]
+  cat "$airavata_body" >"$airavata_spool/.$airavata_who:$1-$airavata_restart" \
+    && mv -f "$airavata_spool/.$airavata_who:$1-$airavata_restart" \
+      "$airavata_spool/$airavata_who:$1-$airavata_restart.json" || echo "relay: $1 could not be left"
+  rm -f "$airavata_body"
+  [ "$1" = end ] || rm -f "$airavata_control/telling"
+}
+
 airavata_tell() { # EVENT STATUS REASON; never fails, takes 19 s at most
   [ -n "$airavata_url" ] || return 0
   (
@@ -284,6 +302,7 @@ airavata_tell() { # EVENT STATUS REASON; never fails, takes 19 s at most
     printf '{"event": "%s", "id": "%s-%s-%s", %s, "time": "%s", "native_id": "%s"}' \
       "$1" "$1" "$airavata_native" "$airavata_restart" "$airavata_fields" "$(airavata_now)" \
       "$airavata_native" >"$airavata_body"
+    case $airavata_url in file://*) airavata_leave "$1"; exit 0;; esac
     for airavata_pause in 1 3 0; do
       # The job is over: its start is no news any more.
       if [ "$1" = start ] && [ -e "$airavata_control/ending" ]; then break; fi

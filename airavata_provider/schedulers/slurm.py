@@ -332,13 +332,13 @@ class _Known:
         """Those of the jobs that a line with that id and that name is about."""
         job = self.by_id.get(native_id)
         if job is not None:
-            if job.name == name:
+            if job.called(name):
                 yield job
             return
         base, _, elements = native_id.partition("_")
         if re.fullmatch(r"\[?[\d,:%-]+\]?", elements):
             for job in self._elements.get(base, ()):
-                if job.name == name and job.index is not None and holds(elements, job.index):
+                if job.called(name) and job.index is not None and holds(elements, job.index):
                     yield job
 
 
@@ -351,8 +351,9 @@ def _base(job: JobRef) -> str:
 
 
 def _squeue(jobs: Sequence[JobRef], columns: str) -> str:
-    names = list(dict.fromkeys(job.name for job in jobs))
-    only = f"-n {quote(','.join(names))} " if len(names) <= _MAX_NAMES else ""
+    few = len(jobs) <= _MAX_NAMES and all(job.name for job in jobs)
+    names = list(dict.fromkeys(job.name for job in jobs)) if few else []
+    only = f"-n {quote(','.join(names))} " if names else ""
     each = "-r " if any(map(_is_element, jobs)) else ""
     return f"airavata_limit 60 squeue -h {each}-a -t all -u \"$(id -u)\" {only}-o '{columns}'"
 

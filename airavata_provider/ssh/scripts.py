@@ -233,7 +233,8 @@ def listing(directory: str, depth: int | None) -> str:
     most = f"-maxdepth {depth} " if depth is not None else ""
     return f"""cd -P {place(directory)} || exit {MISSING}
 _b=${{PWD%/}}
+export _b
 exec find . {most}-name {quote(PART_PREFIX + "*")} -prune -o -name .airavata -prune -o -type f -print0 \\
   -o -type l -exec sh -c 'for l; do [ -f "$l" ] || continue
-case $(readlink -f "$l") in "$0"/*) printf "%s\\0" "$l" ;; esac; done' "$_b" {{}} +
+case $(readlink -f "$l") in "$_b"/*) printf "%s\\0" "$l" ;; esac; done' sh {{}} +
 """

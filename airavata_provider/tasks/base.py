@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from airavata_provider.models.identity import TaskIdentity
+from airavata_provider.monitors.relay import directory_url
 
 if TYPE_CHECKING:
     from airavata_provider.jobs.store import JobStore
@@ -37,10 +38,12 @@ P = TypeVar("P", bound=Parameters)
 
 
 def webhook_url(base: str, resource: ComputeResource, job: str) -> str | None:
-    """Where a job's script sends its news; None when the resource's jobs cannot call us.
+    """Where a job's script sends its news, or leaves it; None when the resource's jobs cannot call us.
 
     :param base: the deployment's own address, "" for none
     """
+    if resource.callbacks.relay:
+        return directory_url(resource.scratch, job)
     base = resource.callbacks.url or base
     if not base or not resource.callbacks.webhook:
         return None
@@ -51,6 +54,8 @@ class Services(ABC):
     """The outside world, as a host hands it to tasks."""
 
     store: JobStore
+    live_log_interval: float = 15.0
+    """Seconds between two looks at what running jobs write."""
 
     @abstractmethod
     async def host(self, resource: ComputeResource) -> Host:

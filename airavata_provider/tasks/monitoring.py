@@ -6,39 +6,68 @@ Imports no Airflow, and neither asyncssh nor SQLAlchemy at its top.
 from __future__ import annotations
 
 import asyncio
+import posixpath
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from airavata_provider.errors import AiravataError, JobCanceled, JobFailed, StoreError
-from airavata_provider.models.identity import TaskIdentity
+from airavata_provider.jobs.state import ends_as
+from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import Job, JobState
 from airavata_provider.tasks.arrays import failure
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.tasks.submission import request_end
 
+if TYPE_CHECKING:
+    from airavata_provider.models.resolved import ResolvedExperiment
+
 STORE_PAUSE_S = 5.0
 
 
 class MonitorParameters(Parameters):
-    """:param job: id of the submission task whose job to wait for"""
+    """Which job to wait for: a submission task's, or one that somebody else submitted."""
 
-    job: str = Field(min_length=1, json_schema_extra={"refers_to": "upstream_task"})
+    job: str | None = Field(
+        default=None, min_length=1, json_schema_extra={"refers_to": "upstream_task", "unless": "native_id"}
+    )
+    native_id: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+    name: str | None = Field(default=None, min_length=1, max_length=200)
+    directory: str | None = Field(default=None, pattern=r"^/")
+    walltime_s: int | None = Field(default=None, ge=1)
+    output: str | None = Field(default="stdout.txt", min_length=1)
+
+    @model_validator(mode="after")
+    def _one_job(self) -> MonitorParameters:
+        if (self.job is None) == (self.native_id is None):
+            raise ValueError("either job or native_id tells which job to wait for")
+        return self
 
 
 class Monitor(Task[MonitorParameters]):
-    """Waits until the job has ended; news come from the webhook, the poll, and whatever else appends events."""
+    """Waits until the job has ended; news come from the webhook, the poll, and whatever else appends events.
+
+    What the job writes meanwhile is shown in the task's log. A job that somebody else submitted gets a row in the job
+    store here, so that the poll and every other source serve it too; it is never cancelled.
+    """
 
     name: ClassVar[str] = "monitor"
     Parameters: ClassVar[type[Parameters]] = MonitorParameters
     boundary: ClassVar[bool] = True
 
+    def defaults(self, experiment: ResolvedExperiment) -> Mapping[str, Any]:
+        """The output that the application names."""
+        return {"output": experiment.application.stdout}
+
     async def run(self, context: TaskContext[MonitorParameters]) -> TaskResult:
         """:raises JobFailed: with the scheduler's words
         :raises JobCanceled: by us or by somebody on the cluster
         """
-        job = await self._job(context)
+        job = await (self._job(context) if context.parameters.job is not None else self._others(context))
         if job is None:
             raise JobFailed(
                 f"task {context.parameters.job} has submitted no job",
@@ -53,7 +82,7 @@ class Monitor(Task[MonitorParameters]):
         context.log.info("Waiting for job %s (%s) on %s", job.native_id, job.name, job.resource)
         while True:
             try:
-                return await context.services.store.wait(job.name)
+                return await self._over(context, job)
             except StoreError as error:
                 # The job goes on without us; so does the waiting.
                 context.log.warning("The job store does not answer: %s", error)
@@ -84,9 +113,19 @@ class Monitor(Task[MonitorParameters]):
             }
         )
 
+    async def _over(self, context: TaskContext[MonitorParameters], job: Job) -> Job:
+        store, path = context.services.store, log_file(context.parameters, job)
+        if path is not None and job.resource == context.resource.name:
+            job = await store.wait(job.name, until=_runs_or_over)
+            if job.ended_at is None:
+                async with _shown(context, path):
+                    return await store.wait(job.name)
+        return await store.wait(job.name)
+
     def _end(self, context: TaskContext[Any], job: Job) -> TaskResult:
         where = f"job {job.native_id or job.name} on {job.resource}"
-        if job.state is JobState.COMPLETE:
+        end = ends_as(job)
+        if job.state is not None and end is JobState.COMPLETE:
             context.log.info("Job %s completed", job.native_id)
             return TaskResult(
                 {
@@ -100,15 +139,14 @@ class Monitor(Task[MonitorParameters]):
                 }
             )
         # Who is being cancelled ends as cancelled, whatever the last words: without a scheduler they are "killed".
-        asked = job.state is JobState.FAILED and job.cancel_requested_at is not None
-        if job.state is JobState.CANCELED or asked:
+        if end is JobState.CANCELED:
             who = job.cancel_requested_by or "somebody on the cluster"
             raise JobCanceled(f"cancelled by {who}{_because(job)}", where=where)
-        if job.state is JobState.FAILED:
+        if end is JobState.FAILED:
             raise JobFailed(
                 f"failed{_how(job)}{_because(job)}",
                 where=where,
-                advice="its standard output and error are fetched by the next task",
+                advice="its standard output and error are fetched by the next task" if job.ours else "",
             )
         raise AiravataError(
             f"nobody can tell what became of it{_because(job)}",
@@ -123,10 +161,80 @@ class Monitor(Task[MonitorParameters]):
                 await request_end(context, job)
 
     async def _job(self, context: TaskContext[MonitorParameters]) -> Job | None:
-        return await context.services.store.latest(self._task(context))
+        return None if context.parameters.job is None else await context.services.store.latest(self._task(context))
 
     def _task(self, context: TaskContext[MonitorParameters]) -> TaskIdentity:
-        return replace(context.identity, task_id=context.parameters.job)
+        """The submission task whose job is waited for."""
+        return replace(context.identity, task_id=context.parameters.job or "")
+
+    async def _others(self, context: TaskContext[MonitorParameters]) -> Job:
+        """The row of a job that somebody else submitted, made unless an earlier try did."""
+        store, me, wanted = context.services.store, context.identity, context.parameters
+        assert wanted.native_id is not None  # noqa: S101 -- one of the two is there
+        mine = [
+            job
+            for job in await store.jobs_of(me.dag_id, me.experiment_id, me.born)
+            if (job.task_id, job.map_index) == (me.task_id, me.map_index)
+        ]
+        # A row without an id was made by a try that was killed before it was saved.
+        for job in mine:
+            if job.native_id == wanted.native_id:
+                return job
+        attempt = min([1, *(job.attempt for job in mine if job.native_id is not None)]) - 1
+        now = datetime.now(UTC)
+        job = await store.intend(
+            Job(
+                name=job_name(me, attempt),
+                dag_id=me.dag_id,
+                experiment_id=me.experiment_id,
+                task_id=me.task_id,
+                map_index=me.map_index,
+                attempt=attempt,
+                gateway=context.experiment.gateway if context.experiment else "",
+                user=context.experiment.user if context.experiment else "",
+                resource=context.resource.name,
+                directory=wanted.directory or context.directory,
+                walltime_s=wanted.walltime_s,
+                try_number=context.try_number,
+                created_at=now,
+                request={"name": wanted.name} if wanted.name else None,
+                born=me.born,
+            )
+        )
+        return await store.submitted(job.name, wanted.native_id, now)
+
+
+def log_file(wanted: MonitorParameters, job: Job) -> str | None:
+    """The file to show while the job runs; None shows nothing. Pure."""
+    if wanted.output is None or job.size is not None or (not job.ours and wanted.directory is None):
+        return wanted.output if wanted.output and wanted.output.startswith("/") else None
+    return posixpath.join(job.directory, wanted.output)
+
+
+@asynccontextmanager
+async def _shown(context: TaskContext[Any], path: str) -> AsyncIterator[None]:
+    """Meanwhile, what the file gains is in the task's log."""
+    from airavata_provider.monitors.output import outputs
+
+    services, resource = context.services, context.resource
+
+    async def show() -> None:
+        every_s = services.live_log_interval
+        new = outputs().follow(resource.name, lambda: services.host(resource), path, every_s)
+        async with aclosing(new):
+            async for lines in new:
+                context.log.info("The job wrote:\n%s", "\n".join(f"| {line}" for line in lines))
+
+    showing = asyncio.create_task(show(), name="airavata live log")
+    try:
+        yield
+    finally:
+        showing.cancel()
+        await asyncio.wait([showing])
+
+
+def _runs_or_over(job: Job) -> bool:
+    return job.ended_at is not None or job.state is JobState.ACTIVE
 
 
 def _how(job: Job) -> str:

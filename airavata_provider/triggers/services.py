@@ -19,8 +19,8 @@ from airavata_provider.models.catalog_folders import CatalogFolders
 from airavata_provider.tasks.base import Services, webhook_url
 
 if TYPE_CHECKING:
+    from airavata_provider.jobs.poller import Way
     from airavata_provider.models.resource import ComputeResource, Reachable
-    from airavata_provider.schedulers.base import Scheduler
     from airavata_provider.ssh.host import Host
     from airavata_provider.ssh.target import Limits, Target
     from airavata_provider.storage.base import Storage
@@ -50,6 +50,7 @@ class AirflowServices(HostServices):
 
         self.settings = get_settings()
         self.store = get_store()
+        self.live_log_interval = self.settings.live_log_interval
         self._catalog = CatalogFolders(self.settings.catalog_folders)
         self._targets: dict[tuple[str, str | None, Limits], tuple[float, Target]] = {}
         self._reading: dict[tuple[str, str | None, Limits], asyncio.Lock] = {}
@@ -83,12 +84,14 @@ class AirflowServices(HostServices):
         host = await self.host(resource) if storage_type(resource.type).needs_host else None
         return open_storage(resource, host)
 
-    async def scheduler(self, resource: str) -> tuple[Host, Scheduler]:
-        """The way to a resource and its scheduler's adaptor, as the reconciler asks for them."""
+    async def way(self, resource: str) -> Way:
+        """The way to a resource and its scheduler, as the reconciler asks for it."""
+        from airavata_provider.jobs.poller import Way
         from airavata_provider.schedulers.registry import scheduler
 
         found = self.catalog().compute_resource(resource)
-        return await self.host(found), scheduler(found.scheduler)
+        relay = found.scratch if found.callbacks.relay else None
+        return Way(await self.host(found), scheduler(found.scheduler), relay)
 
     def webhook_url(self, resource: ComputeResource, job: str) -> str | None:
         return webhook_url(self.settings.webhook_base_url, resource, job)
@@ -100,8 +103,16 @@ class AirflowServices(HostServices):
 
     async def watch(self) -> None:
         from airavata_provider.jobs.reconcile import ensure_reconciler
+        from airavata_provider.monitors.poll import Patience
+        from airavata_provider.monitors.rhythm import Rhythm
 
-        ensure_reconciler(self.store, self.scheduler, poll_interval_s=self.settings.poll_interval)
+        set_ = self.settings
+        ensure_reconciler(
+            self.store,
+            self.way,
+            rhythm=Rhythm(set_.poll_interval, set_.poll_interval_min, set_.poll_interval_max),
+            patience=Patience(over_s=set_.unknown_grace, unreachable_s=set_.unreachable_grace),
+        )
 
     async def close(self) -> None:
         """Let go of connections and the database; for hosts whose loop ends with the task."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 import uuid
@@ -240,3 +241,35 @@ async def test_a_parser_reads_and_writes_storage(services: BedServices, bed: Bed
     result = (await services.run(name(), request("host"), parse))["parse"]
     assert (services.root / "out" / "number of lines").read_text().strip() == "2"
     assert result["files"][0]["name"] == "storage://files/out/number%20of%20lines"
+
+
+async def test_a_job_submitted_by_hand_is_waited_for_and_its_output_shown(
+    services: BedServices, bed: Bed, caplog: pytest.LogCaptureFixture
+) -> None:
+    services.live_log_interval = 0.2
+    caplog.set_level(logging.INFO)
+    folder = f"{bed.scratch}/{name()}"
+    # It ends when its output was shown; without that, in time for a failure that can be read.
+    script = "echo first; n=0; until [ -e seen ] || [ $n = 150 ]; do sleep 0.2; n=$((n + 1)); done; echo last"
+    bed.run(f"mkdir {folder}")
+    submitted = bed.run(f"sbatch --parsable -D {folder} -o by-hand.out -J by-hand -t 5 --wrap '{script}'")
+    native_id = submitted.stdout.strip()
+    monitor = HostedTask(
+        id="wait",
+        type="monitor",
+        parameters={"native_id": native_id, "name": "by-hand", "directory": folder, "output": "by-hand.out"},
+        resource="cluster",
+    )
+
+    async def let_it_end() -> None:
+        while "| first" not in caplog.text:  # noqa: ASYNC110 -- a log tells nobody
+            await asyncio.sleep(0.1)
+        bed.run(f"touch {folder}/seen")
+
+    ending = asyncio.create_task(let_it_end())
+    result = (await services.run(name(), None, monitor))["wait"]
+    await ending
+    assert (result["state"], result["native_id"], result["exit_code"]) == ("COMPLETE", native_id, 0)
+    (job,) = await services.store.jobs_called(native_id)
+    assert not job.ours
+    assert job.started_at is not None

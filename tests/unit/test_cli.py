@@ -318,6 +318,56 @@ def test_status_tells_jobs_and_their_histories(airflow: Airflow, capsys: pytest.
     assert [event["source"] for event in report["jobs"][0]["events"]] == ["submission", "webhook"]
 
 
+def test_history_explains_every_piece_of_news(capsys: pytest.CaptureFixture[str], airflow: Airflow) -> None:
+    async def fill(store: JobStore) -> None:
+        for name, resource in (("ajob", "here"), ("bjob", "there")):
+            await store.intend(make_job(name=name, resource=resource, experiment_id=name))
+            await store.submitted(name, "17", NOW)
+        webhook = JobEvent("ajob", EventSource.WEBHOOK, "end", JobState.COMPLETE, NOW, exit_code=0)
+        await store.append(webhook)
+        poll = JobEvent("ajob", EventSource.POLL, "p", JobState.FAILED, NOW, reason="OUT_OF_MEMORY", native_id="17")
+        await store.append(poll)
+
+    in_store(fill)
+    assert call("history", "17") == 1
+    assert "--resource: here, there" in capsys.readouterr().err
+    assert call("history", "nobody") == 1
+    capsys.readouterr()
+    assert call("history", "17", "--resource", "here") == 0
+    by_id = capsys.readouterr().out
+    assert call("history", "ajob") == 0
+    assert capsys.readouterr().out == by_id
+    lines = by_id.splitlines()
+    assert lines[0] == "ajob: 17 on here, in /tmp/e1"
+    assert [line.partition(" s ")[2] for line in lines[1:-1]] == [
+        "submission: SUBMITTED; applied: the first that was heard of the job",
+        "webhook: COMPLETE (exit code 0); applied: the job ended",
+        "poll: FAILED (OUT_OF_MEMORY); contradicted: an end without success stands over a success",
+    ]
+    assert lines[-1] == "FAILED, told by poll; against webhook: COMPLETE: OUT_OF_MEMORY"
+    assert call("history", "ajob", "--output", "json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [event["effect"] for event in told["events"]] == ["applied", "applied", "contradicted"]
+    assert told["job"]["state"] == "FAILED"
+
+
+def test_history_of_what_nobody_can_tell_has_every_last_word(
+    capsys: pytest.CaptureFixture[str], airflow: Airflow
+) -> None:
+    async def fill(store: JobStore) -> None:
+        await store.intend(make_job())
+        await store.append(JobEvent("ajob", EventSource.WEBHOOK, "start", JobState.ACTIVE, NOW))
+        lost = JobEvent("ajob", EventSource.POLL, "p", JobState.UNKNOWN, NOW, reason="nowhere", given_up=True)
+        await store.append(lost)
+
+    in_store(fill)
+    assert call("history", "ajob") == 0
+    *_, summary, words = capsys.readouterr().out.splitlines()
+    assert summary.startswith("UNKNOWN, told by poll")
+    assert "webhook at" in words
+    assert ": ACTIVE; poll at" in words
+
+
 def test_an_id_that_nobody_or_that_several_have(
     airflow: Airflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,19 @@ def test_a_monitor_waits_for_the_nearest_submission_when_it_names_none(tmp_path:
     assert arguments.trigger_kwargs["tasks"][0]["parameters"] == {"job": "second"}
 
 
+def test_a_monitor_of_anothers_job_waits_for_no_submission(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.yaml"
+    path.write_text(
+        "tasks:\n"
+        "  - {id: mine, type: submit}\n"
+        "  - {id: theirs, type: monitor, after: [mine], parameters: {native_id: '17'}}\n"
+    )
+    arguments = dag_from_file(path).get_task("theirs").start_trigger_args
+    assert arguments is not None
+    assert arguments.trigger_kwargs is not None
+    assert arguments.trigger_kwargs["tasks"][0]["parameters"] == {"native_id": "17"}
+
+
 def test_a_broken_pattern_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "copy.yaml"
     path.write_text("tasks:\n  - {id: a, type: submit, after: [b]}\n  - {id: b, type: submt, after: [a]}\n")

@@ -10,15 +10,17 @@ import pytest
 import pytest_asyncio
 
 from airavata_provider.errors import ConnectFailed
+from airavata_provider.jobs.poller import Way
 from airavata_provider.jobs.reconcile import Pace, Reconciler, ensure_reconciler, stop_reconciler
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import Effect, Job, JobState
-from airavata_provider.schedulers.base import Scheduler
+from airavata_provider.monitors.rhythm import Rhythm
 from tests.unit.jobs.cluster import PaperCluster, PaperScheduler
 from tests.unit.jobs.factory import make_event, make_job
 
 S = JobState
-FAST = Pace(poll=0.05, settle=0.02, cancel=0.02, tick=0.01, lease=0.3, at_most=0.05, idle=60)
+RHYTHM = Rhythm(base=0.05, floor=0.05, ceiling=0.05, settle=0.02)
+FAST = Pace(rhythm=RHYTHM, cancel=0.02, tick=0.01, lease=0.3, at_most=0.05, idle=60)
 WITHIN_S = 20
 
 
@@ -29,10 +31,10 @@ class World:
         self.store = store
         self.clusters = {"cluster": PaperCluster(), "other": PaperCluster()}
 
-    async def connect(self, resource: str) -> tuple[PaperCluster, Scheduler]:
+    async def connect(self, resource: str) -> Way:
         if resource not in self.clusters:
             raise ConnectFailed(f"no {resource}")
-        return self.clusters[resource], PaperScheduler()
+        return Way(self.clusters[resource], PaperScheduler())
 
     def reconciler(self, pace: Pace = FAST) -> Reconciler:
         return Reconciler(self.store, self.connect, pace=pace)
@@ -201,8 +203,8 @@ async def test_ends_when_idle(world: World) -> None:
 
 
 async def test_one_per_loop(world: World) -> None:
-    ensure_reconciler(world.store, world.connect, poll_interval_s=0.05)
-    ensure_reconciler(world.store, world.connect, poll_interval_s=0.05)
+    ensure_reconciler(world.store, world.connect, rhythm=RHYTHM)
+    ensure_reconciler(world.store, world.connect, rhythm=RHYTHM)
     names = [task.get_name() for task in asyncio.all_tasks()]
     assert names.count("airavata reconciler") == 1
     await stop_reconciler()

@@ -26,6 +26,7 @@ ALL: list[tuple[type[TaskOperator], dict[str, Any]]] = [
     (StageInOperator, {"files": [("storage://files/a", "a")]}),
     (SubmitJobOperator, {"executable": "wc", "arguments": ["-l", "{{ params.file }}"], "options": {"nodes": 2}}),
     (JobSensor, {"job": "submit"}),
+    (JobSensor, {"native_id": "{{ params.id }}", "name": "wing", "directory": "/wing", "output": None}),
     (StageOutOperator, {"files": ["*.txt"], "to": "storage://files/out"}),
     (RemoteCommandOperator, {"command": "echo {{ run_id }}"}),
     (DockerParserOperator, {"image": "i", "inputs": {}, "outputs": ["o"], "to": "storage://files/out"}),
@@ -62,6 +63,12 @@ def test_a_value_from_another_task_is_rendered_by_a_worker() -> None:
     assert not templated.start_from_trigger
     assert not given.start_from_trigger
     assert given.upstream_task_ids == {"name"}
+
+
+@pytest.mark.parametrize("given", [{}, {"job": "submit", "native_id": "1"}])
+def test_a_sensor_waits_for_one_job(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="either job or native_id"):
+        JobSensor(task_id="t", resource="r", **given)
 
 
 def test_on_a_worker_when_asked() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from pydantic import ValidationError
 from airavata_provider.errors import StoreError
 from airavata_provider.jobs import tokens
 from airavata_provider.jobs.store import JobStore
-from airavata_provider.models.job import JobState
+from airavata_provider.models.job import JobEvent, JobState
 from airavata_provider.monitors.webhook import WebhookCall
 from airavata_provider.plugin import webhook
+from airavata_provider.settings import get_settings
 from tests.unit.jobs.factory import at, make_job
 
 TOKENS = tokens.WebhookTokens("a secret")
@@ -86,6 +88,19 @@ async def test_an_arrays_elements_speak_with_its_token(door: Door) -> None:
     assert await door.state("a2.0") is None
 
 
+async def test_a_token_ends_with_its_job(door: Door) -> None:
+    """What a script says last can be under way for a while; long after the end its token is worth nothing."""
+    now = datetime.now(UTC)
+    grace = timedelta(seconds=get_settings().webhook_grace)
+    for name, ago in (("a1", grace - timedelta(minutes=1)), ("a4", grace + timedelta(minutes=1))):
+        await door.store.intend(make_job(name))
+        await door.store.append(JobEvent(name, "poll", "end", JobState.FAILED, now - ago))
+    assert await door.call(END, job="a1") == 204
+    before = await door.store.events("a4")
+    assert await door.call(END, job="a4") == 401
+    assert await door.store.events("a4") == before
+
+
 async def test_replayed(door: Door) -> None:
     await door.call(START)
     before = await door.store.job("a1")
@@ -146,7 +161,7 @@ def test_no_body_is_an_error_of_ours(body: bytes) -> None:
 
 
 async def test_the_store_does_not_answer(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(event: object) -> None:
+    async def fail(event: object, **_: object) -> None:
         raise StoreError("no answer")
 
     monkeypatch.setattr(door.store, "append", fail)

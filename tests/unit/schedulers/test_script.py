@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from airavata_provider.errors import ConfigurationError
 from airavata_provider.models.identity import CONTROL_DIRECTORY
+from airavata_provider.monitors.relay import collect_command, directory_url, parse_collected
 from airavata_provider.schedulers.fork import Fork
 from airavata_provider.schedulers.record import ExitRecord, control_directory, parse_exit_record
 from airavata_provider.schedulers.request import Array, Container, Element, JobRequest
@@ -479,6 +480,29 @@ def test_which_answers_are_tried_again(tmp_path: Path, receiver: Receiver, answe
     payload = f"while [ -e .airavata/{NAME}/telling ]; do sleep 0.02; done"
     assert start(tmp_path, "sh", "-c", payload, webhook=Webhook(receiver.url, TOKEN)).end() == 0
     assert len([1 for _, body in receiver.calls if body["event"] == "end"]) == calls
+
+
+def test_without_a_way_out_the_news_is_left_for_the_relay(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    relay = Webhook(directory_url(str(tmp_path / "scratch"), "ajob"), TOKEN)
+    payload = "while [ -e .airavata/ajob/telling ]; do sleep 0.02; done; exit 3"
+    run = start(tmp_path, "sh", "-c", payload, webhook=relay)
+    assert run.end() == 3
+    folder = tmp_path / "scratch" / f".airavata-relay-{os.getuid()}"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert sorted(path.name for path in folder.iterdir()) == ["ajob:end-0.json", "ajob:start-0.json"]
+    answer = subprocess.run(
+        ["/bin/sh", "-c", collect_command(str(tmp_path / "scratch"))], capture_output=True, text=True, check=True
+    )
+    told = {left.call.event: left.call for left in parse_collected(answer.stdout)[0] if left.call}
+    assert (told["end"].exit_code, told["end"].native_id, told["start"].id) == (3, "42", "start-42-0")
+    assert not (run.control / "webhook.log").read_text()
+
+
+def test_a_relay_without_a_place_does_not_fail_the_job(tmp_path: Path) -> None:
+    run = start(tmp_path, "true", webhook=Webhook(directory_url(str(tmp_path / "nowhere"), "ajob"), TOKEN))
+    assert run.end() == 0
+    assert "end could not be left" in (run.control / "webhook.log").read_text()
 
 
 def test_a_webhook_that_nobody_answers_does_not_fail_the_job(tmp_path: Path) -> None:

@@ -79,6 +79,15 @@ def test_another_job_that_got_the_id_is_not_ours() -> None:
     assert slurm.parse_status(result, REFS) == {}
 
 
+def test_of_anothers_job_without_a_name_the_id_alone_counts() -> None:
+    theirs = [JobRef("1", "", "/scratch")]
+    assert " -n " not in slurm.status_command(theirs)
+    result = answer(framed("queue", "1|RUNNING|None|somebody\n2|RUNNING|None|else\n"))
+    assert {i: s.state for i, s in slurm.parse_status(result, theirs).items()} == {"1": JobState.ACTIVE}
+    ended = answer(framed("records"), framed("accounting", "1|COMPLETED|0:0|somebody"))
+    assert slurm.parse_history(ended, theirs)["1"].state is JobState.COMPLETE
+
+
 def test_absent_is_not_unreadable() -> None:
     assert slurm.parse_status(answer(framed("queue")), REFS) == {}
 

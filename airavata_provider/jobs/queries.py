@@ -1,0 +1,177 @@
+"""What the job store can be asked about jobs and their news: reads alone, nothing is locked or changed.
+
+Imports no Airflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, case, exists, func, select
+
+from airavata_provider.jobs import tables
+from airavata_provider.jobs.records import Records
+from airavata_provider.jobs.rows import StoredEvent, job_from, stored_event
+from airavata_provider.jobs.state import RECORDS
+from airavata_provider.models.identity import TaskIdentity
+from airavata_provider.models.job import TERMINAL, Job, JobState
+from airavata_provider.monitors.rhythm import Hearing
+
+# Names in one statement: far below every database's limit of bound values.
+_CHUNK = 400
+
+
+class Queries(Records):
+    """See the module; :class:`~airavata_provider.jobs.store.JobStore` is the whole."""
+
+    async def job(self, name: str) -> Job | None:
+        """The job of that name, None when there is none."""
+        return next(iter(await self.jobs_named([name])), None)
+
+    async def jobs_named(self, names: Collection[str]) -> list[Job]:
+        """The jobs of those names that there are."""
+        return [
+            job
+            for chunk in _chunks(names)
+            for job in await self._jobs(select(tables.job).where(tables.job.c.name.in_(chunk)))
+        ]
+
+    async def latest(self, task: TaskIdentity) -> Job | None:
+        """The job, or an array, of that submission task's highest attempt."""
+        return next(iter((await self.attempts(task))[-1:]), None)
+
+    async def attempts(self, task: TaskIdentity) -> list[Job]:
+        """The jobs, or the arrays, of that submission task, by attempt and offset."""
+        column = tables.job.c
+        query = (
+            select(tables.job)
+            .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
+            .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
+            .where(column.array.is_(None))
+            .order_by(column.attempt, column.offset)
+        )
+        return await self._jobs(query)
+
+    async def jobs_of(self, dag_id: str, experiment_id: str, born: str) -> list[Job]:
+        """All jobs of an experiment, by task, map index and attempt; arrays without their elements."""
+        column = tables.job.c
+        return await self._jobs(
+            select(tables.job)
+            .where(column.dag_id == dag_id, column.experiment_id == experiment_id, column.born == born)
+            .where(column.array.is_(None))
+            .order_by(column.task_id, column.map_index, column.attempt, column.offset)
+        )
+
+    async def jobs_called(self, word: str, resource: str | None = None) -> list[Job]:
+        """Jobs of that name or of that scheduler's id, the latest first.
+
+        :param resource: only there
+        """
+        column = tables.job.c
+        query = select(tables.job).where((column.name == word) | (column.native_id == word))
+        if resource is not None:
+            query = query.where(column.resource == resource)
+        return await self._jobs(query.order_by(column.created_at.desc(), column.name))
+
+    async def elements(self, array: str) -> list[Job]:
+        """An array's elements, by index; none of a plain job."""
+        column = tables.job.c
+        return await self._jobs(select(tables.job).where(column.array == array).order_by(column.element))
+
+    async def latest_elements(self, task: TaskIdentity) -> list[Job]:
+        """Each element of that submission task's arrays as its last attempt left it, by place."""
+        column = tables.job.c
+        query = (
+            select(tables.job)
+            .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
+            .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
+            .where(column.array.is_not(None))
+            .order_by(column.offset + column.element, column.attempt)
+        )
+        return list({job.place: job for job in await self._jobs(query)}.values())
+
+    async def open_jobs(self, resource: str | None = None) -> list[Job]:
+        """Jobs with a scheduler's id of which news is awaited, oldest first; of all resources or one.
+
+        Elements of arrays are among them; arrays' own rows, which nobody can ask about, are not.
+        """
+        column = tables.job.c
+        query = select(tables.job).where(
+            column.ended_at.is_(None), column.native_id.is_not(None), column.size.is_(None)
+        )
+        if resource is not None:
+            query = query.where(column.resource == resource)
+        return await self._jobs(query.order_by(column.created_at, column.name))
+
+    async def open_resources(self) -> dict[str, bool]:
+        """Resources with open jobs; True where one of them has an end that only the scheduler can settle."""
+        column = tables.job.c
+        unsettled = func.max(case((column.state == JobState.NON_CRITICAL_FAIL.value, 1), else_=0))
+        query = (
+            select(column.resource, unsettled.label("unsettled"))
+            .where(column.ended_at.is_(None), column.native_id.is_not(None), column.size.is_(None))
+            .group_by(column.resource)
+        )
+        rows = await self._read("looking for open jobs", query)
+        return {row["resource"]: bool(row["unsettled"]) for row in rows}
+
+    async def unbacked_jobs(self, resource: str, since: datetime) -> list[Job]:
+        """Jobs of a resource that ended since then by hearsay alone: not yet by the scheduler's own record."""
+        column = tables.job.c
+        return await self._jobs(
+            select(tables.job)
+            .where(column.ended_at >= since, column.resource == resource, column.native_id.is_not(None))
+            .where(column.state.in_(sorted(TERMINAL)), column.state_source.not_in(sorted(RECORDS)))
+            .where(column.size.is_(None))
+            .order_by(column.ended_at, column.name)
+        )
+
+    async def hearing(self, resource: str, sources: Collection[str], last: int = 20) -> Hearing:
+        """Whether jobs' own scripts are heard from a resource, by its open jobs and the last that ended."""
+        job, event = tables.job.c, tables.job_event.c
+        heard = exists().where(event.job == job.name, event.source.in_(sorted(sources)))
+        there = (job.resource == resource, job.native_id.is_not(None), job.size.is_(None), job.attempt > 0)
+        ended = (
+            select(job.name, heard.label("heard"))
+            .where(job.ended_at.is_not(None), *there)
+            .order_by(job.ended_at.desc())
+        )
+        rows = await self._read("looking whether jobs are heard", ended.limit(last))
+        open_ = select(job.name).where(job.ended_at.is_(None), *there, heard)
+        names = await self._read("looking whether jobs are heard", open_)
+        return Hearing(len(rows), sum(bool(row["heard"]) for row in rows), frozenset(row["name"] for row in names))
+
+    async def versions_since(self, at: datetime) -> dict[str, int]:
+        """Names and versions of the jobs whose record changed at that moment or later."""
+        column = tables.job.c
+        rows = await self._read(
+            "looking for changed jobs", select(column.name, column.version).where(column.changed_at >= at)
+        )
+        return {row["name"]: row["version"] for row in rows}
+
+    async def cancel_requests(self) -> list[Job]:
+        """Jobs whose end was asked for and that the scheduler has not agreed to yet, oldest request first.
+
+        An array is among them beside its elements as long as one of them is.
+        """
+        column = tables.job.c
+        return await self._jobs(
+            select(tables.job)
+            .where(column.cancel_requested_at.is_not(None), column.canceled_at.is_(None))
+            .order_by(column.cancel_requested_at, column.name)
+        )
+
+    async def events(self, name: str) -> list[StoredEvent]:
+        """A job's news in the order in which it was stored."""
+        query = select(tables.job_event).where(tables.job_event.c.job == name).order_by(tables.job_event.c.id)
+        return [stored_event(row) for row in await self._read("reading a job's news", query)]
+
+    async def _jobs(self, query: Select[Any]) -> list[Job]:
+        return [job_from(row) for row in await self._read("reading jobs", query)]
+
+
+def _chunks(names: Iterable[str]) -> list[list[str]]:
+    names = list(names)
+    return [names[start : start + _CHUNK] for start in range(0, len(names), _CHUNK)]

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from airavata_provider.errors import ConnectFailed
+from airavata_provider.jobs.poller import Poller, Way
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.job import Effect, Job, JobState
+from airavata_provider.monitors.poll import Patience
+from airavata_provider.monitors.rhythm import Rhythm
+from airavata_provider.schedulers.base import CommandResult
+from tests.unit.jobs.cluster import PaperCluster, PaperScheduler
+from tests.unit.jobs.factory import make_event, make_job
+
+S = JobState
+NOW = Rhythm(base=0.000001, floor=0.000001, ceiling=0.000001, settle=0.000001)
+END = '{"event": "end", "id": "end-id-a1-0", "exit_code": 3, "native_id": "id-a1"}'
+
+
+class RelayCluster(PaperCluster):
+    """One whose scripts leave news: files by name, which a collecting command prints and then removes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: dict[str, str] = {}
+        self.collects = 0
+
+    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
+        collect, separated, rest = command.rpartition("\n[")
+        if "relay" not in collect and "relay" not in command:
+            return await super().run(command, timeout=timeout)
+        self.collects += 1
+        self.files = {name: text for name, text in self.files.items() if f"./{name}" not in command}
+        lines = "".join(f"{name}|{text}\n" for name, text in self.files.items())
+        frame = f"AIRAVATA-BEGIN relay\n{lines}\nAIRAVATA-END relay 0 \n"
+        if not separated:
+            return CommandResult(0, frame, "")
+        answer = await super().run("[" + rest, timeout=timeout)
+        return replace(answer, stdout=frame + answer.stdout)
+
+
+class Site:
+    """A store, a cluster, and the poller of it."""
+
+    def __init__(self, store: JobStore) -> None:
+        self.store = store
+        self.cluster = RelayCluster()
+        self.relay: str | None = None
+        self.poller = Poller(store, "cluster", NOW, Patience())
+        self.unreachable = False
+
+    async def connect(self, resource: str) -> Way:
+        assert resource == "cluster"
+        if self.unreachable:
+            raise ConnectFailed("no route to host")
+        return Way(self.cluster, PaperScheduler(), self.relay)
+
+    async def poll(self, rhythm: Rhythm | None = None) -> float:
+        self.poller.rhythm = rhythm or NOW
+        return await self.poller.poll(self.connect)
+
+    async def submitted(self, name: str = "a1", **values: object) -> Job:
+        await self.store.intend(make_job(name, **values))
+        return await self.store.submitted(name, f"id-{name}", datetime.now(UTC))
+
+    async def job(self, name: str = "a1") -> Job:
+        job = await self.store.job(name)
+        assert job is not None
+        return job
+
+
+@pytest_asyncio.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    store = JobStore(f"sqlite:///{tmp_path}/a.db", watch_interval=0.02)
+    await store.create_tables()
+    yield Site(store)
+    await store.close()
+
+
+async def test_nobody_is_asked_before_anybodys_turn(site: Site) -> None:
+    await site.submitted()
+    usual = Rhythm(base=30, floor=10)
+    assert 8 < await site.poll(usual) <= 10
+    assert site.cluster.calls == []
+    site.poller.asked["a1"] = datetime.now(UTC) - timedelta(seconds=30)
+    await site.store.append(make_event(S.QUEUED, 0, job="a1"))
+    assert await site.poll(usual) > 8
+    assert site.cluster.calls == []
+
+
+async def test_the_scripts_success_is_looked_up_and_a_failure_stands(site: Site) -> None:
+    await site.submitted()
+    await site.store.append(make_event(S.COMPLETE, 0, source="webhook", exit_code=0))
+    site.cluster.queue["id-a1"] = ("FAILED", None)
+    site.cluster.history["id-a1"] = ("FAILED", 0)
+    await site.poll()
+    job = await site.job()
+    assert (job.state, job.state_source) == (S.FAILED, "poll")
+    assert [each.effect for each in await site.store.events("a1")][-2:] == [Effect.APPLIED, Effect.CONTRADICTED]
+    site.cluster.calls.clear()
+    await site.poll()
+    assert site.cluster.calls == []
+
+
+async def test_the_scripts_success_is_backed_once_without_the_history(site: Site) -> None:
+    await site.submitted()
+    await site.store.append(make_event(S.COMPLETE, 0, source="webhook", exit_code=0))
+    site.cluster.queue["id-a1"] = ("COMPLETE", None)
+    await site.poll()
+    await site.poll()
+    assert site.cluster.calls == [("status", ["id-a1"])]
+    assert (await site.job()).state_source == "poll"
+
+
+async def test_an_end_is_not_revived_by_a_scheduler_that_is_slow_to_see_it(site: Site) -> None:
+    await site.submitted()
+    await site.store.append(make_event(S.COMPLETE, 0, source="webhook", exit_code=0))
+    site.cluster.queue["id-a1"] = ("ACTIVE", None)
+    await site.poll()
+    site.cluster.queue.clear()
+    await site.poll()
+    assert (await site.job()).state is S.COMPLETE
+    assert len(await site.store.events("a1")) == 2
+
+
+async def test_given_up_with_every_sources_last_word(site: Site) -> None:
+    # Its walltime is long over, whatever the year.
+    site.poller.patience = Patience(missing_s=0, over_s=-1e9, walltime_s=0)
+    await site.submitted()
+    await site.store.append(make_event(S.ACTIVE, 0, source="webhook", reason="began"))
+    await site.poll()
+    job = await site.job()
+    assert (job.state, job.ended_at is not None) == (S.UNKNOWN, True)
+    assert "neither the queue nor the history" in job.reason
+    assert "webhook at 2031-05-06 12:00:00: ACTIVE (began)" in job.reason
+    assert "submission at " in job.reason
+
+
+@pytest.mark.parametrize("how", ["unreachable", "queue", "history"])
+async def test_a_silent_cluster_gives_nobody_up_before_a_long_time(site: Site, how: str) -> None:
+    await site.submitted(walltime_s=10)
+    site.unreachable = how == "unreachable"
+    site.cluster.unreadable = {"queue": {"status"}, "history": {"history"}}.get(how, set())
+    site.poller.patience = Patience(missing_s=0, over_s=0, unreachable_s=3600)
+    await poll_anyhow(site)
+    assert (await site.job()).state is S.SUBMITTED
+    site.poller.patience = Patience(missing_s=0, over_s=0, unreachable_s=-3600)
+    await poll_anyhow(site)
+    job = await site.job()
+    assert (job.state, job.ended_at is not None) == (S.UNKNOWN, True)
+    assert "nobody could ask about it since" in job.reason
+    assert "Last words: submission at" in job.reason
+
+
+async def poll_anyhow(site: Site) -> None:
+    try:
+        await site.poll()
+    except Exception as error:
+        assert "no sense" in str(error) or "no route" in str(error)
+
+
+async def test_the_relays_news_comes_with_the_status_in_one_command(site: Site) -> None:
+    site.relay = "/scratch"
+    await site.submitted()
+    site.cluster.queue["id-a1"] = ("ACTIVE", None)
+    site.cluster.files = {"a1:end-0.json": END, "nobody:end-0.json": END, "a1:odd.json": "{"}
+    await site.poll()
+    job = await site.job()
+    assert (job.state, job.exit_code, job.state_source) == (S.FAILED, 3, "relay")
+    assert site.poller.done == ["a1:end-0.json"]
+    assert (site.cluster.collects, site.cluster.count("status")) == (1, 1)
+    await site.submitted("a2")
+    await site.poll()
+    assert sorted(site.cluster.files) == ["a1:odd.json", "nobody:end-0.json"]
+
+
+async def test_the_relay_of_one_resource_is_not_believed_about_another(site: Site) -> None:
+    site.relay = "/scratch"
+    await site.submitted()
+    await site.submitted("a2", resource="other")
+    site.cluster.files = {"a2:end-0.json": END.replace("a1", "a2")}
+    await site.poll()
+    assert (await site.job("a2")).state is S.SUBMITTED
+    assert "a2:end-0.json" in site.cluster.files
+
+
+async def test_the_relay_is_collected_each_interval_also_when_nobody_is_asked_about(site: Site) -> None:
+    site.relay = "/scratch"
+    await site.submitted()
+    site.cluster.queue["id-a1"] = ("ACTIVE", None)
+    await site.poll()
+    site.cluster.calls.clear()
+    usual = Rhythm(base=30, floor=10)
+    site.poller.collected_at = datetime.now(UTC) - timedelta(seconds=25)
+    site.poller.asked["a1"] = datetime.now(UTC)
+    assert 3 < await site.poll(usual) <= 5
+    site.poller.collected_at = datetime.now(UTC) - timedelta(seconds=30)
+    site.cluster.files = {"a1:end-0.json": END}
+    await site.poll(usual)
+    assert (await site.job()).state is S.FAILED
+    assert site.cluster.calls == []

@@ -1,0 +1,200 @@
+"""Waiting for a job: a submission task's, and one that somebody else submitted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import ValidationError
+
+from airavata_provider.errors import AiravataError, JobCanceled, JobFailed
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.identity import TaskIdentity, job_name
+from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
+from airavata_provider.models.resource import ComputeResource
+from airavata_provider.monitors import output
+from airavata_provider.monitors.poll import refs
+from airavata_provider.tasks.base import Services, TaskContext
+from airavata_provider.tasks.monitoring import Monitor, MonitorParameters, log_file
+from tests.unit.jobs.factory import make_job
+
+if TYPE_CHECKING:
+    from airavata_provider.ssh.host import Host
+    from airavata_provider.storage.base import Storage
+
+LOG = logging.getLogger("tests.monitoring")
+RESOURCE = ComputeResource(name="cluster", connection="c", scheduler="slurm", scratch="/scratch")
+
+
+class Store(Services):
+    """A store, and nothing else of the world."""
+
+    def __init__(self, store: JobStore) -> None:
+        self.store = store
+        self.watched = asyncio.Event()
+
+    async def host(self, resource: ComputeResource) -> Host:
+        raise AssertionError("nobody has to reach it")
+
+    async def storage(self, name: str) -> Storage:
+        raise AssertionError
+
+    def webhook_url(self, resource: ComputeResource, job: str) -> str | None:
+        return None
+
+    def webhook_token(self, job: str) -> str:
+        return ""
+
+    async def watch(self) -> None:
+        self.watched.set()
+
+
+@pytest.fixture
+async def services(tmp_path: Path) -> AsyncIterator[Store]:
+    store = JobStore(f"sqlite:///{tmp_path}/jobs.db", watch_interval=0.05)
+    await store.create_tables()
+    yield Store(store)
+    await store.close()
+
+
+def context(services: Store, **parameters: Any) -> TaskContext[MonitorParameters]:
+    return TaskContext(
+        identity=TaskIdentity("dag", "run", "wait", -1, "born"),
+        try_number=1,
+        fresh=False,
+        parameters=MonitorParameters(**parameters),
+        experiment=None,
+        resource=RESOURCE,
+        directory="/scratch/run",
+        services=services,
+        log=LOG,
+    )
+
+
+async def the_row(services: Store) -> Job:
+    """The row of the job that is waited for by now."""
+    await services.watched.wait()
+    services.watched.clear()
+    (job,) = await services.store.open_jobs()
+    return job
+
+
+def ends(job: Job, state: JobState, **values: Any) -> JobEvent:
+    now = datetime.now(UTC)
+    return JobEvent(job.name, EventSource.POLL, f"{state}", state, now, native_id=job.native_id, **values)
+
+
+async def test_anothers_job_is_waited_for(services: Store) -> None:
+    waiting = asyncio.create_task(Monitor().run(context(services, native_id="4711", name="wing", walltime_s=60)))
+    job = await the_row(services)
+    assert (job.native_id, job.resource, job.walltime_s, job.ours) == ("4711", "cluster", 60, False)
+    (ref,) = refs([job])
+    assert (ref.native_id, ref.name) == ("4711", "wing")
+    await services.store.append(ends(job, JobState.COMPLETE, exit_code=0))
+    result = await waiting
+    assert (result.values["state"], result.values["native_id"]) == ("COMPLETE", "4711")
+
+
+async def test_a_retry_finds_the_row_and_a_new_id_gets_its_own(services: Store) -> None:
+    first = asyncio.create_task(Monitor().run(context(services, native_id="1")))
+    job = await the_row(services)
+    first.cancel()
+    await asyncio.wait([first])
+    await services.store.append(ends(job, JobState.FAILED, exit_code=3))
+    with pytest.raises(JobFailed, match="exit code 3"):
+        await Monitor().run(context(services, native_id="1"))
+    services.watched.clear()
+    second = asyncio.create_task(Monitor().run(context(services, native_id="2")))
+    other = await the_row(services)
+    assert (other.native_id, other.attempt, job.attempt) == ("2", -1, 0)
+    assert refs([other])[0].name == ""
+    await services.store.append(ends(other, JobState.CANCELED))
+    with pytest.raises(JobCanceled, match="somebody on the cluster"):
+        await second
+
+
+async def test_a_row_without_its_id_is_used_again(services: Store) -> None:
+    """A try was killed between the row and the id."""
+    me = context(services, native_id="1").identity
+    row = await services.store.intend(
+        make_job(
+            job_name(me, 0), attempt=0, dag_id="dag", experiment_id="run", task_id="wait", born="born", directory="/"
+        )
+    )
+    waiting = asyncio.create_task(Monitor().run(context(services, native_id="1")))
+    job = await the_row(services)
+    assert (job.name, job.native_id) == (row.name, "1")
+    await services.store.append(ends(job, JobState.COMPLETE))
+    await waiting
+
+
+async def test_anothers_job_is_never_ended(services: Store) -> None:
+    waiting = asyncio.create_task(Monitor().run(context(services, native_id="1")))
+    job = await the_row(services)
+    await Monitor().cancel(context(services, native_id="1"))
+    assert await services.store.cancel_requests() == []
+    await services.store.append(ends(job, JobState.COMPLETE))
+    await waiting
+
+
+async def test_given_up_is_told_as_such(services: Store) -> None:
+    waiting = asyncio.create_task(Monitor().run(context(services, native_id="1")))
+    job = await the_row(services)
+    await services.store.append(ends(job, JobState.UNKNOWN, given_up=True, reason="nowhere. Last words: none"))
+    with pytest.raises(AiravataError, match=r"nobody can tell what became of it: nowhere\. Last words: none"):
+        await waiting
+
+
+async def test_output_is_shown_while_it_runs(
+    services: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    shown = asyncio.Event()
+
+    class Fake:
+        async def follow(self, resource: str, host: object, path: str, every_s: float) -> AsyncIterator[list[str]]:
+            asked.append((resource, path))
+            yield ["step 1", "::group::no marker"]
+            shown.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(output, "outputs", Fake)
+    caplog.set_level(logging.INFO)
+    run = context(services, native_id="1", directory="/home/me", output="my.out")
+    waiting = asyncio.create_task(Monitor().run(run))
+    job = await the_row(services)
+    assert not asked
+    await services.store.append(ends(job, JobState.ACTIVE))
+    await asyncio.wait_for(shown.wait(), 10)
+    await services.store.append(ends(job, JobState.COMPLETE))
+    await waiting
+    assert asked == [("cluster", "/home/me/my.out")]
+    assert "| step 1\n| ::group::no marker" in caplog.text
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "airavata live log"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "job", "path"),
+    [
+        ({"job": "submit"}, make_job(), "/scratch/a1/stdout.txt"),
+        ({"job": "submit", "output": None}, make_job(), None),
+        ({"job": "submit", "output": "/abs/out"}, make_job(), "/abs/out"),
+        ({"job": "submit"}, make_job(size=3), None),
+        ({"native_id": "1"}, make_job(attempt=0), None),
+        ({"native_id": "1", "output": "/abs/out"}, make_job(attempt=0), "/abs/out"),
+        ({"native_id": "1", "directory": "/scratch/a1"}, make_job(attempt=0), "/scratch/a1/stdout.txt"),
+    ],
+)
+def test_which_file_is_shown(parameters: dict[str, Any], job: Job, path: str | None) -> None:
+    assert log_file(MonitorParameters(**parameters), job) == path
+
+
+@pytest.mark.parametrize("parameters", [{}, {"job": "a", "native_id": "1"}, {"native_id": "1\n2"}])
+def test_one_job_is_named(parameters: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        MonitorParameters(**parameters)
