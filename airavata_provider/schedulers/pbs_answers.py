@@ -164,7 +164,7 @@ def sequence(native_id: str) -> str:
 def named(job: Attributes, ref: JobRef) -> bool:
     """Whether a job in an answer has the name that the reference says; Torque names elements ``name-index``."""
     name = job.get("job_name", "")
-    return name == ref.name or (ref.index is not None and name == f"{ref.name}-{ref.index}")
+    return ref.called(name) or (ref.index is not None and name == f"{ref.name}-{ref.index}")
 
 
 def unexplained(missing: Iterable[str], words: str) -> list[str]:

@@ -125,10 +125,10 @@ def _url(request: JobRequest, webhook: Webhook | None) -> str:
         return "''"
     if request.array is None:
         return quote(webhook.url)
-    before, found, after = webhook.url.partition(f"/jobs/{request.name}/")
-    if not found:
+    before, found, after = webhook.url.rpartition(f"/{request.name}")
+    if not found or not (after == "" or after.startswith("/")):
         raise ConfigurationError(f"the webhook's address {webhook.url!r} does not name the job")
-    return f'{quote(f"{before}/jobs/{request.name}.")}"$airavata_index"{quote(f"/{after}")}'
+    return f'{quote(f"{before}{found}.")}"$airavata_index"{quote(after) if after else ""}'
 
 
 def _cases(array: Array, lines: Callable[[Element], Iterable[str]]) -> Iterable[str]:
