@@ -120,6 +120,16 @@ class Scheduler(ABC):
     enforces_walltime: ClassVar[bool] = True
     """Whether the scheduler ends a job at its walltime; else the job's script does it itself."""
 
+    gives_notice: ClassVar[bool] = True
+    """Whether :meth:`directives` can ask the scheduler to send the script SIGUSR1 before the walltime is over; else the
+    job's script does it itself.
+    """
+
+    reserved_exits: ClassVar[Sequence[int]] = ()
+    """Exit statuses of a job that mean something else to the scheduler than an end (run it again); a script ends with
+    1 instead, and its own record has the payload's.
+    """
+
     def prologue(self, request: JobRequest, control: str) -> Sequence[str]:
         """Shell lines that a job's script runs before everything else.
 

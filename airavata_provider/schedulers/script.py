@@ -70,6 +70,7 @@ def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | N
     parts += [
         f"airavata_control={quote(control)}",
         f"airavata_url={quote(webhook.url if webhook else '')}",
+        f"airavata_reserved={quote(' '.join(['', *map(str, scheduler.reserved_exits), '']))}",
         *scheduler.prologue(request, control),
         f'airavata_native="{scheduler.native_id_expression}"',
         f'airavata_restart="{scheduler.restart_expression}"',
@@ -82,6 +83,8 @@ def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | N
     ]
     if not scheduler.enforces_walltime and request.walltime_s:
         parts.append(_watchdog(request.walltime_s, request.signal_before_end_s))
+    elif not scheduler.gives_notice and request.walltime_s and 0 < request.signal_before_end_s < request.walltime_s:
+        parts.append(_in_background([*_notice(request.walltime_s - request.signal_before_end_s)]))
     parts += [f"cd {quote(request.directory)} || exit 1", f"export AIRAVATA_JOB={quote(request.name)}"]
     parts += _exports(request)
     parts += request.module_init
@@ -119,11 +122,19 @@ def _watchdog(walltime_s: int, before_s: int) -> str:
     A script that is stuck in a pre command notices no signal; it is ended after another twenty seconds.
     """
     notice = before_s if 0 < before_s < walltime_s else 0
-    steps = [f"sleep {walltime_s - notice} & wait $!"]
-    if notice:
-        steps += ["kill -s USR1 $$", f"sleep {notice} & wait $!"]
+    steps = (
+        [*_notice(walltime_s - notice), f"sleep {notice} & wait $!"] if notice else [f"sleep {walltime_s} & wait $!"]
+    )
     steps += ["kill -s ALRM $$", "sleep 10 & wait $!", "kill -s ALRM $$", "sleep 20 & wait $!"]
-    body = "\n  ".join([*steps, "kill -s KILL -- -$$"])
+    return _in_background([*steps, "kill -s KILL -- -$$"])
+
+
+def _notice(after_s: int) -> Iterable[str]:
+    return f"sleep {after_s} & wait $!", "kill -s USR1 $$"
+
+
+def _in_background(steps: Iterable[str]) -> str:
+    body = "\n  ".join(steps)
     return (
         f"(\n  trap 'kill $!; exit 0' TERM; trap '' USR1 ALRM\n  {body}\n) </dev/null >/dev/null 2>&1 &\n"
         "airavata_watchdog=$!"
@@ -234,6 +245,7 @@ airavata_end() { # STATUS: runs once, as the trap of the script's exit
     sleep 0.1 2>/dev/null || sleep 1; airavata_n=$((airavata_n + 1))
   done
   airavata_tell end "$airavata_code" "$airavata_reason"
+  case "$airavata_reserved" in *" $airavata_code "*) exit 1;; esac
   exit "$airavata_code"
 }
 
