@@ -121,8 +121,8 @@ class Scheduler(ABC):
     """Whether the scheduler ends a job at its walltime; else the job's script does it itself."""
 
     gives_notice: ClassVar[bool] = True
-    """Whether :meth:`directives` can ask the scheduler to send the script SIGUSR1 before the walltime is over; else the
-    job's script does it itself.
+    """Whether :meth:`directives` can ask the scheduler to send the script SIGUSR1 before the walltime is over; else
+    the job's script does it itself.
     """
 
     reserved_exits: ClassVar[Sequence[int]] = ()

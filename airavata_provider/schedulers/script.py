@@ -122,9 +122,8 @@ def _watchdog(walltime_s: int, before_s: int) -> str:
     A script that is stuck in a pre command notices no signal; it is ended after another twenty seconds.
     """
     notice = before_s if 0 < before_s < walltime_s else 0
-    steps = (
-        [*_notice(walltime_s - notice), f"sleep {notice} & wait $!"] if notice else [f"sleep {walltime_s} & wait $!"]
-    )
+    steps = [*_notice(walltime_s - notice)] if notice else []
+    steps.append(f"sleep {notice or walltime_s} & wait $!")
     steps += ["kill -s ALRM $$", "sleep 10 & wait $!", "kill -s ALRM $$", "sleep 20 & wait $!"]
     return _in_background([*steps, "kill -s KILL -- -$$"])
 

@@ -2,13 +2,13 @@
 
 What always holds here:
 
-- ``qstat`` knows jobs until they end, ``qacct`` knows them some time after that, and of a job that was deleted while it
-  waited neither knows anything: the mark that :meth:`Sge.cancel_command` leaves in its control directory tells that it
-  was us.
+- ``qstat`` knows jobs until they end, ``qacct`` knows them some time after that, and of a job that was deleted while
+  it waited neither knows anything: the mark that :meth:`Sge.cancel_command` leaves in its control directory tells
+  that it was us.
 - Plain ``qstat`` cuts names to ten characters; ``-xml`` does not.
-- Grid Engine kills without a warning, so a job's own record is missing when it was deleted or ran too long. The notice
-  before the walltime is the script's own: Grid Engine's (``s_rt``, ``-notify``) goes to the whole process group, and a
-  program that does not expect it dies of it.
+- Grid Engine kills without a warning, so a job's own record is missing when it was deleted or ran too long. The
+  notice before the walltime is the script's own: Grid Engine's (``s_rt``, ``-notify``) goes to the whole process
+  group, and a program that does not expect it dies of it.
 - A status of 99 puts a job back into the queue, and 100 into error: scripts here end with neither.
 - An array's tasks are numbered from 1: element *i* is task *i* + 1, and its id is ``<job>.<task>``. An array is one
   range with one step; indices with other gaps are not expressible, and whoever asks for them submits an array per
@@ -143,8 +143,8 @@ class Sge(Scheduler):
         try:
             jobs = _queue(result, "queue")
             found |= {int(number) for (number, _), job in jobs.items() if job.name == name}
-        except AnswerUnreadable as fault:
-            faults.append(fault.message)
+        except AnswerUnreadable as unreadable:
+            faults.append(unreadable.message)
         answer = frame.whole(result.stdout, "accounting", stderr=result.stderr)
         accounts = sge_states.accounts_of(answer.lines)
         found |= {int(number) for (number, _), runs in accounts.items() if any(run.name == name for run in runs)}
@@ -157,7 +157,7 @@ class Sge(Scheduler):
         return None
 
     def status_command(self, jobs: Sequence[JobRef]) -> str:
-        """``qstat`` for this account; once more for who holds jobs and for errors' reasons, where there are such jobs."""
+        """``qstat`` for this account; once more for holds and for errors' reasons, where there are such jobs."""
         who = '"$(id -un)"'
         numbers = quote(",".join(dict.fromkeys(key_of(job.native_id)[0] for job in jobs)) or "0")
         ask = (

@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from airavata_provider.errors import ConfigurationError
 from airavata_provider.schedulers.request import DependencyKind, Inexpressible, JobRequest, MailEvent, Option
@@ -157,11 +158,9 @@ def _array(request: JobRequest) -> Iterable[str]:
     if request.array is None:
         return
     indices = sorted(request.array.indices)
-    steps = {after - before for before, after in zip(indices, indices[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(indices)}
     if len(steps) > 1:
-        raise Inexpressible(
-            "an array of Grid Engine is one range with one step, and these indices have gaps: submit an array per range"
-        )
+        raise Inexpressible("an array is one range with one step, and these indices have gaps: submit one per range")
     step = f":{steps.pop()}" if steps and steps != {1} else ""
     yield f"-t {indices[0] + 1}-{indices[-1] + 1}{step}"
     if request.array.throttle:

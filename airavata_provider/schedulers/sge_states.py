@@ -1,8 +1,8 @@
 """What Grid Engine says of jobs: ``qstat -xml``, what a shell keeps of ``qacct -j``, and what both mean.
 
-States are letters (sge_status(5)), ends are codes (``failed``) beside the script's exit status. Two things Grid Engine
-does not tell: who killed a job (UGE's ``deleted_by`` does), and that a job which waited was deleted, of which no record
-stays. Read with the man pages of 8.1.9 and tried on it. Pure; no Airflow.
+States are letters (sge_status(5)), ends are codes (``failed``) beside the script's exit status. Two things Grid
+Engine does not tell: who killed a job (UGE's ``deleted_by`` does), and that a job which waited was deleted, of which
+no record stays. Read with the man pages of 8.1.9 and tried on it. Pure; no Airflow.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal as signals
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from xml.etree import ElementTree
 
 from airavata_provider.errors import AnswerUnreadable
@@ -175,7 +176,8 @@ KEEP = (
     'function p(){if("jobnumber" in f && (W=="" || index(W," " f["jobnumber"] " ")))'
     'printf "%s\\n",'
     + '"|"'.join(f'f["{name}"]' for name in ACCOUNTS[1:] + ACCOUNTS[:1])
-    + ';split("",f)}/^====/{p();next}{k=$1;sub(/^[^ \\t]+[ \\t]*/,"");sub(/[ \\t\\r]+$/,"");gsub(/[|]/,"/");f[k]=$0}END{p()}'
+    + ';split("",f)}/^====/{p();next}'
+    + r'{k=$1;sub(/^[^ \t]+[ \t]*/,"");sub(/[ \t\r]+$/,"");gsub(/[|]/,"/");f[k]=$0}END{p()}'
 )
 """An awk program: one line per record of ``qacct -j`` for the job numbers in the variable ``W`` (each between blanks;
 all of them when it is empty), so that an account's whole history does not travel. The name stands last.
@@ -211,7 +213,7 @@ def accounts_of(lines: Iterable[str]) -> Mapping[Key, list[Account]]:
 
 def _limits(category: str) -> Mapping[str, str]:
     words = category.split()
-    lists = [after for word, after in zip(words, words[1:], strict=False) if word == "-l"]
+    lists = [after for word, after in pairwise(words) if word == "-l"]
     pairs = [pair.partition("=") for each in lists for pair in each.split(",")]
     return {name: value for name, equals, value in pairs if equals}
 
@@ -230,7 +232,7 @@ def _number(text: str, units: Mapping[str, float]) -> float:
     if match and match[1].count(".") <= 1 and match[1] != "." and match[2] in units:
         return float(match[1]) * units[match[2]]
     if re.fullmatch(r"(\d+:)?\d+:\d+", text):
-        return sum(float(part) * 60**place for place, part in enumerate(reversed(text.split(":"))))
+        return sum(float(part) * 60.0**place for place, part in enumerate(reversed(text.split(":"))))
     return 0.0
 
 
@@ -246,7 +248,9 @@ _AFTER = frozenset({0, 12, 13, 14, 15, 16})
 _KILLED = frozenset({17, 37, 100})
 
 
-def end_of(account: Account) -> tuple[JobState, Outcome, int | None, int | None, str]:
+def end_of(  # noqa: PLR0911  # a case each
+    account: Account,
+) -> tuple[JobState, Outcome, int | None, int | None, str]:
     """State, outcome, exit code, signal and words of the record of a run that none follows."""
     words = f"{account.failed}: {account.words}" if account.failed else ""
     code, signal = account.exit_status, account.exit_status - 128 if 128 < account.exit_status <= 192 else None
