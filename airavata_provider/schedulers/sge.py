@@ -279,7 +279,7 @@ def _qstat(who: str, *, keep: bool = False) -> str:
     Options in the account's own ``.sge_qstat`` could hide jobs, and a hidden job looks like an absent one: user and
     states are said here.
     """
-    ask = f"airavata_limit 60 qstat -u {who} -s prs -xml"
+    ask = f"airavata_limit 30 qstat -u {who} -s prs -xml"
     if not keep:
         return ask
     return f"airavata_queue=$({ask}) || exit $?\nprintf '%s\\n' \"$airavata_queue\""
@@ -291,7 +291,7 @@ def _qacct(options: str, numbers: str) -> str:
     return (
         "command -v qacct >/dev/null 2>&1 || { echo 'qacct: not found' >&2; exit 127; }\n"
         "exec 5>&1\n"
-        f"airavata_left=$({{ {{ airavata_limit 90 qacct {options}; echo $? >&4; }} "
+        f"airavata_left=$({{ {{ airavata_limit 30 qacct {options}; echo $? >&4; }} "
         f"| awk -v W={quote(numbers)} {quote(sge_states.KEEP)} >&5; }} 4>&1)\n"
         'exit "$airavata_left"'
     )
