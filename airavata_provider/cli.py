@@ -38,6 +38,23 @@ _SUBMIT = ActionCommand(
     ),
 )
 
+_SCRIPT = ActionCommand(
+    name="script",
+    help="Print an experiment's job script without submitting it",
+    description=(
+        "Checks an experiment against the catalog and prints the script of each job that its pattern submits, in the "
+        "words of the resource's scheduler. Nothing is submitted, and no secret is in it. What the scheduler has "
+        "no words for is told on standard error."
+    ),
+    func=lazy_load_command(f"{_COMMANDS}.script"),
+    args=(
+        _arg(("file",), type=Path, metavar="experiment.yaml", help="the experiment"),
+        _arg(("--resource",), help="compute resource instead of the experiment's"),
+        _arg(("--pattern",), help="execution pattern instead of the experiment's or the application's"),
+        _VERBOSE,
+    ),
+)
+
 _STATUS = ActionCommand(
     name="status",
     help="Show an experiment: its tasks, its jobs and their histories, its outputs",
@@ -85,6 +102,6 @@ def get_airavata_cli_commands() -> list[CLICommand]:
         GroupCommand(
             name="airavata",
             help="Run experiments on clusters",
-            subcommands=(_SUBMIT, _STATUS, _CANCEL, _VALIDATE),
+            subcommands=(_SUBMIT, _SCRIPT, _STATUS, _CANCEL, _VALIDATE),
         )
     ]

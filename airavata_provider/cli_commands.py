@@ -26,6 +26,7 @@ from airavata_provider.deployment import get_deployment
 from airavata_provider.errors import AiravataError, DeadlineExceeded
 from airavata_provider.models.experiment import Experiment, read_experiment
 from airavata_provider.models.job import Job, JobState
+from airavata_provider.preview import previews
 from airavata_provider.validation import validate_deployment, validate_paths
 
 if TYPE_CHECKING:
@@ -79,6 +80,21 @@ def submit(args: Namespace) -> int:
     else:
         _say_json(report)
     return 0 if report["state"] == runs.ExperimentState.COMPLETED else 1
+
+
+@_command
+def script(args: Namespace) -> int:
+    """Print an experiment's job scripts."""
+    deployment = get_deployment()
+    experiment = read_experiment(args.file, deployment.catalog)
+    changed = {"compute_resource": args.resource, "pattern": args.pattern}
+    conf = experiment.to_conf() | {name: value for name, value in changed.items() if value is not None}
+    resolved = deployment.fit(Experiment.from_conf(conf, experiment_id=None))
+    for preview in previews(resolved):
+        for fault in preview.left_out:
+            _say(f"task {preview.task}: {fault.where} is left out: {fault.message}", error=True)
+        _say(preview.script.rstrip("\n"))
+    return 0
 
 
 @_command

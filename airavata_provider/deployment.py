@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from airavata_provider.models.catalog_folders import LOOK_AGAIN_S, CatalogFolder
 from airavata_provider.models.experiment import Experiment, ResolvedExperiment, resolve
 from airavata_provider.models.pattern_folders import builtin_patterns, pattern_files
 from airavata_provider.settings import get_settings
+from airavata_provider.tasks.job_request import door_faults, option_faults
 
 
 class Deployment:
@@ -92,9 +94,11 @@ class Deployment:
                 faults.append(Fault("pattern", f"is {experiment.pattern}, and the request is for {dag_id}"))
             experiment = experiment.model_copy(update={"pattern": dag_id})
         try:
-            resolved = resolve(experiment, self.catalog, patterns=self.patterns)
+            resolved = resolve(experiment, self.catalog, patterns=self.patterns, now=datetime.now(UTC))
         except ExperimentRefused as error:
-            raise ExperimentRefused(error.title, [*faults, *error.faults]) from error
+            beside = option_faults(experiment, self.catalog)
+            raise ExperimentRefused(error.title, [*faults, *error.faults, *beside]) from error
+        faults.extend(door_faults(resolved))
         if faults:
             raise ExperimentRefused(f"experiment {experiment.id or 'without an id'} cannot run", faults)
         return resolved

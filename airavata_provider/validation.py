@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from airavata_provider.models.pattern import load_pattern
 from airavata_provider.models.pattern_folders import builtin_patterns, pattern_files
 from airavata_provider.models.source import read_yaml
 from airavata_provider.settings import get_settings
+from airavata_provider.tasks.job_request import door_faults
 from airavata_provider.tasks.registry import parameter_models
 
 _CATALOG_SECTIONS = frozenset({"compute_resources", "storage_resources", "applications"})
@@ -131,13 +133,15 @@ def _patterns(paths: Sequence[Path], faults: list[Fault]) -> set[str]:
 
 
 def _experiment(path: Path, catalog: Catalog | None, patterns: set[str], faults: list[Fault]) -> None:
+    told: Sequence[Fault] = ()
     try:
         experiment = read_experiment(path, catalog)
         if catalog is not None:
-            resolve(experiment, catalog, patterns=patterns)
+            told = door_faults(resolve(experiment, catalog, patterns=patterns, now=datetime.now(UTC)))
     except ExperimentRefused as error:
-        # The faults that the catalog tells name the field alone.
-        faults.extend(
-            fault if fault.where.startswith(str(path)) else Fault(f"{path}: {fault.where}", fault.message)
-            for fault in error.faults
-        )
+        told = error.faults
+    # The faults that the catalog tells name the field alone.
+    faults.extend(
+        fault if fault.where.startswith(str(path)) else Fault(f"{path}: {fault.where}", fault.message)
+        for fault in told
+    )

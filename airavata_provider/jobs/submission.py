@@ -69,6 +69,9 @@ GRACE_S = 120.0
 SUBMIT_S = 90
 """How long the submit command may take, in seconds; SLURM's own patience is ten to sixty."""
 
+CLOCKS_S = 300.0
+"""How far a login node's clock may be from its controller's, and a triggerer's from another's, in seconds."""
+
 DEADLINE_S = 900.0
 """How long :func:`submit` goes on looking before it hands over to a person, in seconds."""
 
@@ -197,7 +200,7 @@ async def submit(
         say.info("Job %s was submitted before, as %s", job.name, job.native_id)
         return job.native_id
     script = write_script(scheduler, request, webhook, control_directory(request.directory, request.name))
-    work = _Submission(host, scheduler, request, script, webhook, user, patience)
+    work = _Submission(host, scheduler, request, script, webhook, user, patience, job.created_at)
     try:
         native_id = await _until_told(work, _Call(look=not first), say, deadline_s)
     except SubmissionRefused as refusal:
@@ -259,6 +262,7 @@ class _Submission:
     webhook: Webhook | None
     user: str | None
     patience: Patience
+    intended_at: datetime | None = None
 
     async def ask(self, call: _Call) -> _Answer:
         """One round trip."""
@@ -296,7 +300,7 @@ class _Submission:
     def _looked(self, answer: _Answer) -> str | _Again:
         again = _Call(distrust=answer.nonce, look=True)
         try:
-            native_id = self.scheduler.parse_find(answer.result, self.request.name)
+            native_id = self.scheduler.parse_find_within(answer.result, self.request.name, self._age_s())
         except AnswerUnreadable as doubt:
             return _Again(replace(again, trouble=answer.nonce), f"the look-up could not tell: {doubt.message}")
         if native_id is not None:
@@ -304,6 +308,12 @@ class _Submission:
         if answer.nonce == _NONE or answer.age_s >= self.patience.grace_s:
             return _Again(_Call(proven=answer.nonce), "")
         return _Again(again, f"not in the queue {answer.age_s:.0f} s after the submit; it may turn up yet")
+
+    def _age_s(self) -> float:
+        """How old a job of ours can be: its intent was saved before anybody could submit it."""
+        if self.intended_at is None:
+            return float("inf")
+        return self.patience.clock() - self.intended_at.timestamp() + CLOCKS_S
 
     def uncertain(self, reason: str) -> SubmissionUncertain:
         """The error that hands over to a person."""

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from airavata_provider.models.template import TemplateError, check
+from airavata_provider.models.options import JobOptions, Variable
+from airavata_provider.models.program import VARIABLES, Parallelism, Template
 from airavata_provider.models.values import (
     Count,
     CountOrNone,
@@ -30,14 +31,17 @@ from airavata_provider.models.values import (
     whole_number,
 )
 
-
-class Parallelism(StrEnum):
-    """How an executable is parallel; decides its launcher."""
-
-    SERIAL = "SERIAL"
-    MPI = "MPI"
-    OPENMP = "OPENMP"
-    OPENMP_MPI = "OPENMP_MPI"
+__all__ = [
+    "VARIABLES",
+    "Application",
+    "Container",
+    "DataType",
+    "Deployment",
+    "InputField",
+    "OutputField",
+    "Parallelism",
+    "typed",
+]
 
 
 class DataType(StrEnum):
@@ -143,7 +147,28 @@ Texts = Annotated[
 """Lines: a list of strings, or one string of several lines."""
 
 
-class Deployment(Model):
+class Container(Model):
+    """The image that an executable runs in.
+
+    :param image: path of an image file on the resource, or an address that the runtime understands
+    :param runtime: the program that runs it there
+    :param binds: ``source[:target[:options]]``; the working directory is always there
+    :param options: more words for the runtime, before the image
+    :param gpus: make the host's GPUs visible; None: when the request has some
+    """
+
+    image: Text
+    runtime: Literal["apptainer", "singularity"] = "apptainer"
+    binds: tuple[Annotated[Text, Field(pattern=r"^/[^:,]*(:/[^:,]*(:[a-z,]+)?)?$")], ...] = ()
+    options: tuple[Text, ...] = ()
+    gpus: bool | None = None
+
+
+def _image(value: object) -> object:
+    return {"image": value} if isinstance(value, str) else value
+
+
+class Deployment(JobOptions):
     """How an application is started on one resource.
 
     :param executable: path or command, one word
@@ -155,14 +180,19 @@ class Deployment(Model):
     :param pre_commands: shell lines before the executable (trusted text)
     :param post_commands: the same after it
     :param parallelism: what decides how the processors are shared out to processes
-    :param launcher: words before the executable (``[srun]``)
+    :param launcher: words before the executable (``[srun]``), templates; None: the resource's for its parallelism
+    :param container: the image that the executable runs in; a path alone is enough
+    :param export: see ``models.resource.Queue``
     :param queue: default queue for this application here; so are nodes, cpus, memory_mb (per node), gpus (per
         node), walltime (seconds; minutes or ``HH:MM:SS`` in the file)
-    :param directives: raw options for the script, without the scheduler's prefix
+    :param directives: raw options for the script, without the scheduler's prefix; one takes the place of the queue's
+        for the same option, ``!OPTION`` leaves it out
+
+    What the fields of :class:`~airavata_provider.models.options.JobOptions` say here comes before the queue's.
     """
 
     executable: Text
-    arguments: tuple[Text, ...] | None = None
+    arguments: tuple[Template, ...] | None = None
     end_of_options: Text | None = None
     modules: tuple[Text, ...] = ()
     environment: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Text] = Field(
@@ -171,7 +201,8 @@ class Deployment(Model):
     pre_commands: Texts = ()
     post_commands: Texts = ()
     parallelism: Parallelism = Parallelism.SERIAL
-    launcher: tuple[Text, ...] = ()
+    launcher: tuple[Template, ...] | None = None
+    container: Annotated[Container, BeforeValidator(_image)] | None = None
     queue: Text | None = None
     nodes: Count | None = None
     cpus: Count | None = None
@@ -179,25 +210,8 @@ class Deployment(Model):
     gpus: CountOrNone | None = None
     walltime: Walltime | None = None
     account: Text | None = None
+    export: tuple[Variable, ...] | None = None
     directives: tuple[Text, ...] = ()
-
-    @field_validator("arguments")
-    @classmethod
-    def _templates(cls, arguments: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for argument in arguments or ():
-            try:
-                names, _ = check(argument)
-            except TemplateError as error:
-                raise ValueError(str(error)) from None
-            if unknown := names - VARIABLES:
-                raise ValueError(f"template {shown(argument)}: there is no {', '.join(sorted(unknown))} here")
-        return arguments
-
-
-VARIABLES = frozenset(
-    {"experiment", "application", "deployment", "resource", "queue", "inputs", "outputs", "directory"}
-)
-"""Names that a template about an experiment sees; ``models.resolved.ResolvedExperiment.variables``."""
 
 
 class Application(Model):

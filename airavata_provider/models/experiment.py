@@ -11,7 +11,6 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from airavata_provider.errors import ExperimentRefused, Fault, FaultyInput
 from airavata_provider.models.catalog import Catalog
+from airavata_provider.models.options import JobOptions
 from airavata_provider.models.resolution import resolve
 from airavata_provider.models.resolved import FileInput, ResolvedExperiment, command_arguments
 from airavata_provider.models.source import faults_of, read_yaml
@@ -27,11 +27,12 @@ from airavata_provider.models.uri import file_uri
 from airavata_provider.models.values import (
     Count,
     CountOrNone,
-    Model,
+    Moment,
     Name,
     Text,
     clock,
     shown,
+    upper,
     walltime_seconds,
 )
 
@@ -70,28 +71,7 @@ def _clock_text(value: object) -> str:
     return clock(walltime_seconds(value))
 
 
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _moment(value: object) -> datetime:
-    """A moment of ISO 8601, in UTC; without a time zone it is UTC."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError:
-            raise ValueError(f"should be a time like 2030-01-31T08:00:00+01:00, not {shown(value)}") from None
-    if not isinstance(value, datetime):
-        raise ValueError(f"should be a time as text, not {shown(value)}")  # noqa: TRY004
-    if value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError(f"{value.isoformat()} is out of reach") from None
-
-
-class Experiment(Model):
+class Experiment(JobOptions):
     """A request.
 
     :param id: also the DAG run's id: letters, digits and ``_.~:+-``, at most 200; None: the run makes one
@@ -110,6 +90,8 @@ class Experiment(Model):
     :param outputs: names of the outputs wanted; none: all
     :param outputs_to: directory for the outputs, ``storage://…`` or ``file:///…``; None: one of its own
     :param not_before: start no earlier; in UTC
+
+    The fields of :class:`~airavata_provider.models.options.JobOptions` belong here, too.
     """
 
     id: str | None = None
@@ -128,8 +110,8 @@ class Experiment(Model):
     inputs: Mapping[str, Any] = Field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     outputs_to: Text | None = None
-    priority: Annotated[Priority, BeforeValidator(_upper)] = Priority.NORMAL
-    not_before: Annotated[datetime, BeforeValidator(_moment)] | None = None
+    priority: Annotated[Priority, BeforeValidator(upper)] = Priority.NORMAL
+    not_before: Moment | None = None
 
     @property
     def walltime_s(self) -> int | None:

@@ -6,8 +6,9 @@ Every fault is found before the first is told. Pure; no Airflow.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airavata_provider.errors import ExperimentRefused, Fault
@@ -22,7 +23,14 @@ from airavata_provider.models.application import (
 )
 from airavata_provider.models.catalog import Catalog
 from airavata_provider.models.identity import experiment_directory
-from airavata_provider.models.resolved import FileInput, InputValue, ResolvedExperiment, command_arguments
+from airavata_provider.models.options import JobOptions, merged
+from airavata_provider.models.resolved import (
+    FileInput,
+    InputValue,
+    ResolvedExperiment,
+    command_arguments,
+    launcher_words,
+)
 from airavata_provider.models.resource import ComputeResource, Queue
 from airavata_provider.models.template import TemplateError
 from airavata_provider.models.uri import StorageURI, parse_file_uri, parse_storage_uri
@@ -47,10 +55,15 @@ class _Place:
     memory_mb: int | None
     gpus: int
     walltime_s: int | None
+    options: JobOptions
 
 
 def resolve(
-    experiment: Experiment, catalog: Catalog, *, patterns: Collection[str] | None = None
+    experiment: Experiment,
+    catalog: Catalog,
+    *,
+    patterns: Collection[str] | None = None,
+    now: datetime | None = None,
 ) -> ResolvedExperiment:
     """Find everything that an experiment names, check it against every limit, fill in the defaults.
 
@@ -59,6 +72,7 @@ def resolve(
     default storage resource, into a directory of the experiment's own.
 
     :param patterns: names of the patterns that exist; None: do not look
+    :param now: the time, for what is possible for a while only; None: do not look, as for an experiment under way
     :raises ExperimentRefused: with every fault
     """
     faults: list[Fault] = []
@@ -67,7 +81,7 @@ def resolve(
         near = suggestion(experiment.application, catalog.applications)
         message = f"no application {experiment.application!r}{near}"
         faults.append(Fault("application", message))
-    place = _place(experiment, application, catalog, faults)
+    place = _place(experiment, application, catalog, faults, now)
     inputs: Mapping[str, InputValue] = {}
     outputs: Mapping[str, OutputField] = {}
     pattern = experiment.pattern
@@ -92,6 +106,7 @@ def resolve(
         memory_mb=place.memory_mb,
         gpus=place.gpus,
         walltime_s=place.walltime_s,
+        options=place.options,
         account=experiment.account or place.deployment.account or place.queue.account or place.resource.account,
         inputs=inputs,
         outputs=outputs,
@@ -102,6 +117,11 @@ def resolve(
     except (TemplateError, ValueError) as error:
         where = f"the catalog's applications.{application.name}.deployments.{place.resource.name}.arguments"
         raise _refused(experiment, [Fault(where, str(error))]) from error
+    try:
+        launcher_words(resolved)
+    except (TemplateError, ValueError) as error:
+        where = f"the catalog's launcher of {application.name} on {place.resource.name}"
+        raise _refused(experiment, [Fault(where, str(error))]) from error
     return resolved
 
 
@@ -110,10 +130,14 @@ def _refused(experiment: Experiment, faults: list[Fault]) -> ExperimentRefused:
 
 
 def _place(
-    experiment: Experiment, application: Application | None, catalog: Catalog, faults: list[Fault]
+    experiment: Experiment,
+    application: Application | None,
+    catalog: Catalog,
+    faults: list[Fault],
+    now: datetime | None,
 ) -> _Place | None:
     if experiment.compute_resource is not None:
-        return _named_place(experiment, experiment.compute_resource, application, catalog, faults)
+        return _named_place(experiment, experiment.compute_resource, application, catalog, faults, now=now)
     if application is None:
         return None
     refusals: list[tuple[str, list[Fault]]] = []
@@ -123,7 +147,7 @@ def _place(
         if resource is None:
             against.append(Fault("compute_resource", f"{name}, where it is deployed, is not in the catalog"))
         else:
-            found = _sized(experiment, resource, deployment, against)
+            found = _sized(experiment, resource, deployment, against, now)
             if found is not None:
                 return found
         refusals.append((name, against))
@@ -134,7 +158,13 @@ def _place(
 
 
 def _named_place(
-    experiment: Experiment, name: str, application: Application | None, catalog: Catalog, faults: list[Fault]
+    experiment: Experiment,
+    name: str,
+    application: Application | None,
+    catalog: Catalog,
+    faults: list[Fault],
+    *,
+    now: datetime | None,
 ) -> _Place | None:
     resource = catalog.compute_resources.get(name)
     if resource is None:
@@ -146,12 +176,16 @@ def _named_place(
         on = ", ".join(application.deployments)
         faults.append(Fault("compute_resource", f"{application.name} is not deployed on {name} (it is on: {on})"))
     # Whatever is missing, the sizes can still be wrong: a deployment that says nothing stands in.
-    place = _sized(experiment, resource, deployment or Deployment(executable="none"), faults)
+    place = _sized(experiment, resource, deployment or Deployment(executable="none"), faults, now)
     return place if deployment is not None else None
 
 
 def _sized(
-    experiment: Experiment, resource: ComputeResource, deployment: Deployment, faults: list[Fault]
+    experiment: Experiment,
+    resource: ComputeResource,
+    deployment: Deployment,
+    faults: list[Fault],
+    now: datetime | None,
 ) -> _Place | None:
     """The request's sizes on that resource; None, and faults, where they break a limit."""
     wanted = experiment.queue or deployment.queue
@@ -184,11 +218,48 @@ def _sized(
         faults.append(Fault("cpus", message))
     if cpus < nodes:
         faults.append(Fault("cpus", f"{cpus} is fewer than the {nodes} nodes"))
-    if deployment.parallelism is Parallelism.OPENMP_MPI and cpus % nodes:
-        faults.append(Fault("cpus", f"{cpus} cannot be shared evenly by {nodes} nodes, one process on each"))
+    options = merged(experiment, deployment, queue)
+    each = options.tasks_per_node
+    if deployment.parallelism is Parallelism.OPENMP_MPI and cpus % (nodes * (each or 1)):
+        many = f"{each} processes" if each else "one process"
+        faults.append(Fault("cpus", f"{cpus} cannot be shared evenly by {nodes} nodes, {many} on each"))
+    if deployment.parallelism is Parallelism.MPI and each and cpus > nodes * each:
+        faults.append(Fault("tasks_per_node", f"{nodes} node(s) with {each} processes each are no {cpus} processes"))
+    if experiment.gpu_type is not None and not gpus:
+        faults.append(Fault("gpu_type", "no GPU is asked for"))
+    if options.reservation is not None and resource.reservations:
+        name = options.reservation
+        faults.extend(_reservation_faults(name, experiment, resource, queue, walltime_s=walltime_s, now=now))
     if len(faults) > before:
         return None
-    return _Place(resource, deployment, queue, nodes, cpus, memory_mb, gpus, walltime_s)
+    return _Place(resource, deployment, queue, nodes, cpus, memory_mb, gpus, walltime_s, options)
+
+
+def _reservation_faults(
+    name: str,
+    experiment: Experiment,
+    resource: ComputeResource,
+    queue: Queue,
+    *,
+    walltime_s: int | None,
+    now: datetime | None,
+) -> Iterator[Fault]:
+    reservation = resource.reservations.get(name)
+    if reservation is None:
+        near = suggestion(name, resource.reservations)
+        yield Fault("reservation", f"{resource.name} has no reservation {name!r}{near}")
+        return
+    # A queue's key and its name in the scheduler may differ.
+    if reservation.queues and not any(resource.queues[each] is queue for each in reservation.queues):
+        yield Fault("reservation", f"{name} is for the queues {', '.join(reservation.queues)}")
+    if now is None or reservation.end is None:
+        return
+    begin = max(at for at in (now, reservation.start, experiment.not_before) if at is not None)
+    if begin >= reservation.end:
+        yield Fault("reservation", f"{name} is over: it ends at {reservation.end.isoformat()}")
+    elif walltime_s is not None and begin + timedelta(seconds=walltime_s) > reservation.end:
+        message = f"{clock(walltime_s)} from {begin.isoformat(timespec='seconds')} on do not fit"
+        yield Fault("walltime", f"{message} into the reservation {name}, which ends at {reservation.end.isoformat()}")
 
 
 def _inputs(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airavata_provider.models.application import Application, DataType, Deployment, InputField, OutputField
+from airavata_provider.models.options import JobOptions
 from airavata_provider.models.resource import ComputeResource, Queue
 from airavata_provider.models.template import render
 from airavata_provider.models.uri import StorageURI
@@ -55,6 +56,7 @@ class ResolvedExperiment:
     :param gpus: GPUs per node
     :param walltime_s: seconds, None for the scheduler's default
     :param account: allocation to charge
+    :param options: what else the scheduler is asked for
     :param inputs: given and default values by name, in the application's order; what has no value is not
         there
     :param outputs: what is expected, by name
@@ -73,6 +75,7 @@ class ResolvedExperiment:
     gpus: int
     walltime_s: int | None
     account: str | None
+    options: JobOptions
     inputs: Mapping[str, InputValue]
     outputs: Mapping[str, OutputField]
     outputs_to: StorageURI
@@ -111,6 +114,7 @@ class ResolvedExperiment:
             "walltime_s": self.walltime_s,
             "account": self.account,
             "outputs_to": str(self.outputs_to),
+            **self.options.model_dump(mode="json"),
         }
         application = self.application
         return {
@@ -160,6 +164,19 @@ def command_arguments(resolved: ResolvedExperiment, directory: str = ".") -> tup
     if rest and resolved.deployment.end_of_options is not None:
         words.append(resolved.deployment.end_of_options)
     return tuple(words + rest)
+
+
+def launcher_words(resolved: ResolvedExperiment, directory: str = ".") -> tuple[str, ...]:
+    """Words before the executable: the deployment's, else what the resource has for its parallelism.
+
+    :raises TemplateError: a template asks for what is not there
+    :raises ValueError: a template makes text that a command line cannot carry
+    """
+    templates = resolved.deployment.launcher
+    if templates is None:
+        templates = resolved.resource.launchers.get(resolved.deployment.parallelism, ())
+    variables = resolved.variables(directory)
+    return tuple(argument_text(word) for template in templates for word in _words(render(template, variables)))
 
 
 def _flagged(field: InputField, value: InputValue) -> Iterator[str]:

@@ -15,20 +15,25 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from airavata_provider.models.options import JobOptions, Variable
+from airavata_provider.models.program import Parallelism, Template
 from airavata_provider.models.values import (
     Count,
     CountOrNone,
     Duration,
     Model,
+    Moment,
     Name,
     Text,
     Walltime,
+    lower,
     shown,
     suggestion,
+    upper,
 )
 
 
-class Queue(Model):
+class Queue(JobOptions):
     """A queue or partition and its limits; a limit that is None does not exist.
 
     :param name: as the scheduler knows it; None for a resource without queues (its key in ``queues``
@@ -41,7 +46,11 @@ class Queue(Model):
     :param max_jobs: jobs of ours waiting and running
     :param cpus_per_node: processors of one node
     :param default_walltime: seconds, for requests that name none; written like ``max_walltime``
+    :param export: names of variables of the login shell that reach the job, ``ALL``, or none; None: the scheduler's
+        own habit
     :param directives: raw options for every script that goes here, without the scheduler's prefix
+
+    What the fields of :class:`~airavata_provider.models.options.JobOptions` say here, requests have that say nothing.
     """
 
     name: Text | None = None
@@ -57,9 +66,8 @@ class Queue(Model):
     default_cpus: Count = 1
     default_walltime: Walltime | None = None
     default_memory_mb: Count | None = None
-    qos: Text | None = None
-    reservation: Text | None = None
     account: Text | None = None
+    export: tuple[Variable, ...] | None = None
     directives: tuple[Text, ...] = ()
 
 
@@ -127,6 +135,33 @@ def _rooted(path: str, info: ValidationInfo) -> str:
     return posixpath.normpath(path)
 
 
+class Reservation(Model):
+    """Nodes that are kept for some jobs, for a time.
+
+    :param start: from when on; jobs that ask for it wait until then
+    :param end: until when; a request that cannot be done by then is refused
+    :param queues: the queues that its nodes belong to; none: any
+    """
+
+    description: str = ""
+    start: Moment | None = None
+    end: Moment | None = None
+    queues: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Reservation:
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise ValueError("end: should be after start")
+        return self
+
+
+class Unsupported(StrEnum):
+    """What becomes of an option that the resource's scheduler has no words for."""
+
+    ERROR = "error"
+    WARN = "warn"
+
+
 class ComputeResource(Reachable):
     """A cluster, or a host, that runs jobs.
 
@@ -137,6 +172,9 @@ class ComputeResource(Reachable):
     :param default_queue: for requests that name none; the only queue is its own default
     :param account: allocation to charge when neither request nor queue names one
     :param shell: interpreter of the job scripts
+    :param reservations: by the scheduler's name for them; where some are here, no other can be asked for
+    :param launchers: words before the executable of deployments that name none, by their parallelism; templates
+    :param unsupported_options: refuse a request that asks for what the scheduler cannot express, or warn
     """
 
     name: Name
@@ -152,6 +190,11 @@ class ComputeResource(Reachable):
     )
     callbacks: Callbacks = Callbacks()
     shell: Text = "/bin/bash"
+    reservations: Mapping[Text, Reservation] = Field(default_factory=dict)
+    launchers: Mapping[Annotated[Parallelism, BeforeValidator(upper)], tuple[Template, ...]] = Field(
+        default_factory=dict
+    )
+    unsupported_options: Annotated[Unsupported, BeforeValidator(lower)] = Unsupported.ERROR
 
     _scratch = field_validator("scratch")(_rooted)
 
@@ -173,6 +216,11 @@ class ComputeResource(Reachable):
             )
         if self.default_queue is None and len(self.queues) > 1:
             raise ValueError(f"default_queue: missing, and there are several queues: {', '.join(self.queues)}")
+        for name, reservation in self.reservations.items():
+            for queue in reservation.queues:
+                if queue not in self.queues:
+                    near = suggestion(queue, self.queues)
+                    raise ValueError(f"reservations.{name}.queues: no queue {queue!r}{near}")
         return self
 
     def queue(self, name: str | None = None) -> Queue:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -98,6 +99,33 @@ def clock(seconds: int) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
+def moment(value: object) -> datetime:
+    """A moment of ISO 8601, in UTC; without a time zone it is UTC."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ValueError(f"should be a time like 2030-01-31T08:00:00+01:00, not {shown(value)}") from None
+    if not isinstance(value, datetime):
+        raise ValueError(f"should be a time as text, not {shown(value)}")  # noqa: TRY004
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{value.isoformat()} is out of reach") from None
+
+
+def upper(value: object) -> object:
+    """Words of an enumeration may be written in any case."""
+    return value.upper() if isinstance(value, str) else value
+
+
+def lower(value: object) -> object:
+    """The same, for words in lower case."""
+    return value.lower() if isinstance(value, str) else value
+
+
 def _duration(value: object) -> object:
     """A number of seconds, or ``HH:MM:SS``."""
     if isinstance(value, str) and _CLOCK.fullmatch(value.strip()):
@@ -162,6 +190,7 @@ Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1)]
 CountOrNone = Annotated[int, BeforeValidator(whole_number), Field(ge=0)]
 Walltime = Annotated[int, BeforeValidator(walltime_seconds)]
 Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+Moment = Annotated[datetime, BeforeValidator(moment)]
 
 
 class Model(BaseModel):

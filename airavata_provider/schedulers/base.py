@@ -149,26 +149,57 @@ class Scheduler(ABC):
         :raises ConfigurationError: with it, the job could not be followed
         """
 
+    def directive_key(self, line: str) -> str:
+        """Which option a directive (without the prefix) sets: two with the same key say the same thing twice.
+
+        What stands before the first ``=``, else the first word: ``--mem``, ``-l walltime``, ``-q``.
+        """
+        name, equals, _ = line.strip().partition("=")
+        words = name.split()
+        return " ".join(words) if equals and not (words and words[0].startswith("--")) else (words or [""])[0]
+
+    def merge_directives(self, *layers: Sequence[str]) -> tuple[str, ...]:
+        """Raw directives of several places: one takes the place of those of the same option in the places before.
+
+        ``!OPTION`` takes that option's directives out of the places before; it stays in the result, where
+        :meth:`directives` takes out the table's own.
+        """
+        merged: list[str] = []
+        for layer in layers:
+            lines = [self._bare(line) for line in layer]
+            keys = {self.directive_key(line.removeprefix("!")) for line in lines}
+            merged = [line for line in merged if self.directive_key(line.removeprefix("!")) not in keys] + lines
+        return tuple(merged)
+
+    def _bare(self, raw: str) -> str:
+        """A raw directive without the prefix, which people may write."""
+        removes = raw.strip().startswith("!")
+        text = raw.strip().removeprefix("!").strip()
+        return "!" * removes + (text.removeprefix(self.prefix).strip() if self.prefix else text)
+
     def directives(self, request: JobRequest) -> Sequence[str]:
         """Lines of the script's head (``#SBATCH …``), without newlines: fixed ones, the table's, raw ones.
 
-        What the scheduler cannot express is left out: whoever asks for it is told by :meth:`unsupported`.
+        A raw one takes the place of the table's for the same option, and ``!OPTION`` leaves the table's out. What the
+        scheduler cannot express is left out: whoever asks for it is told by :meth:`unsupported`.
 
         :raises ConfigurationError: a value that nobody may ask for; a raw directive that must not be
         """
-        lines = list(self.fixed(request))
+        raw = [self._bare(line) for line in request.directives]
+        for line in raw:
+            if len(line.splitlines()) > 1:
+                raise ConfigurationError(f"a directive is one line: {line!r}")
+            self.check_raw(line.removeprefix("!"))
+        replaced = {self.directive_key(line.removeprefix("!")) for line in raw}
+        table: list[str] = []
         for option in self.options:
             try:
-                lines += option.lines(request)
+                table += option.lines(request)
             except Inexpressible:
                 continue
-        for raw in request.directives:
-            text = raw.strip().removeprefix(self.prefix).strip()
-            if "\n" in text or "\r" in text:
-                raise ConfigurationError(f"a directive is one line: {raw!r}")
-            self.check_raw(text)
-            lines.append(text)
-        return [f"{self.prefix} {line}" for line in lines]
+        table = [line for line in table if self.directive_key(line) not in replaced]
+        lines = [*self.fixed(request), *table, *(line for line in raw if not line.startswith("!"))]
+        return [f"{self.prefix} {line}".strip() for line in lines]
 
     def unsupported(self, request: JobRequest) -> Mapping[str, str]:
         """What is asked for and cannot be expressed here: by field's name, why."""
@@ -212,6 +243,17 @@ class Scheduler(ABC):
 
         :raises AnswerUnreadable: could not tell
         """
+
+    def parse_find_within(self, result: CommandResult, name: str, age_s: float) -> str | None:
+        """:meth:`parse_find` for a job that cannot be older than ``age_s`` seconds.
+
+        Ids and names may begin anew after a controller's reset, or with a job store that was lost: a job of that
+        name that was submitted before we meant to is not ours. Here: :meth:`parse_find` alone, for a scheduler
+        whose answer has no time of submission. An age, by the cluster's own clock, because clocks differ.
+
+        :raises AnswerUnreadable: could not tell
+        """
+        return self.parse_find(result, name)
 
     @abstractmethod
     def status_command(self, jobs: Sequence[JobRef]) -> str:

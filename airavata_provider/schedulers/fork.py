@@ -21,10 +21,11 @@ from typing import ClassVar
 
 from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
 from airavata_provider.models.job import JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
-from airavata_provider.schedulers.record import control_directory, parse_exit_record
-from airavata_provider.schedulers.request import JobRequest
+from airavata_provider.schedulers.record import control_directory, outcome_of_end, parse_exit_record
+from airavata_provider.schedulers.request import JobRequest, Option
 
 _START = """\
 airavata_start() { # PID: start time and state of a process into $airavata_started and $airavata_run
@@ -58,8 +59,11 @@ airavata_job() { # ID CONTROL: one line "ID|WORD|more", nothing when the job nev
       *) printf '%s|RUNNING|\\n' "$1"; return 0;;
     esac
   fi
+  airavata_word=ENDED
+  [ ! -e "$2/cancel" ] || airavata_word=CANCELED
   if [ -s "$2/exit" ] && IFS= read -r airavata_line <"$2/exit"; then
-    printf '%s|ENDED|%s\\n' "$1" "$airavata_line"
+    printf '%s|%s|%s\\n' "$1" "$airavata_word" "$airavata_line"
+  elif [ "$airavata_word" = CANCELED ]; then printf '%s|CANCELED|\\n' "$1"
   elif [ "$airavata_at" = "$airavata_boot" ]; then printf '%s|KILLED|\\n' "$1"
   else printf '%s|REBOOTED|\\n' "$1"; fi
 }"""
@@ -70,31 +74,37 @@ airavata_end() { # ID NAME CONTROL
   [ "$airavata_pid.$airavata_since" = "$1" ] || return 0
   [ "$airavata_on" = "$airavata_host" ] || { airavata_fault="job $2 runs on $airavata_on"; return 0; }
   [ "$airavata_at" = "$airavata_boot" ] || return 0
-  # The first ask is kind; from the second, five seconds on, nothing is spared.
-  airavata_now=$(date +%s) airavata_signal=TERM
-  if [ -s "$3/cancel" ] && read -r airavata_asked <"$3/cancel"; then
-    airavata_age=$((airavata_now - airavata_asked))
-    if [ "$airavata_age" -ge 5 ] || [ "$airavata_age" -lt 0 ]; then airavata_signal=KILL; else return 0; fi
-  else echo "$airavata_now" >"$3/cancel"; fi
-  # The group is the script's as long as it lives; its descendants carry its mark wherever they went.
+  # The first ask is kind; five seconds later nothing is spared, and nothing is once the script is gone.
+  airavata_now=$(date +%s) airavata_signal=KILL
   if airavata_start "$airavata_pid" && [ "$airavata_started" = "$airavata_since" ]; then
+    if [ -s "$3/cancel" ] && read -r airavata_asked <"$3/cancel"; then
+      airavata_age=$((airavata_now - airavata_asked))
+      [ "$airavata_age" -ge 5 ] || [ "$airavata_age" -lt 0 ] || return 0
+    else echo "$airavata_now" >"$3/cancel"; airavata_signal=TERM airavata_kind=yes; fi
     kill -s CONT -- "-$airavata_pid"; kill -s "$airavata_signal" -- "-$airavata_pid"
-  elif [ "$airavata_signal" = TERM ]; then airavata_signal=KILL; fi
+  # Nobody has the script's id, so whoever is left in its group is of this job.
+  elif ! kill -0 "$airavata_pid"; then kill -s KILL -- "-$airavata_pid"; fi
+  # The script's descendants carry its mark wherever they went.
   for airavata_p in $(grep -lszxF "AIRAVATA_JOB=$2" /proc/[0-9]*/environ | tr -dc '0-9\\n'); do
     [ "$airavata_signal" = TERM ] && [ "$airavata_p" = "$airavata_pid" ] && continue
     kill -s "$airavata_signal" "$airavata_p"
   done
 } 2>/dev/null"""
 
-_STATES: Mapping[str, tuple[JobState, str]] = {
-    "RUNNING": (JobState.ACTIVE, ""),
-    "STOPPED": (JobState.SUSPENDED, "the process is stopped"),
+_STATES: Mapping[str, tuple[JobState, str, Outcome | None]] = {
+    "RUNNING": (JobState.ACTIVE, "", None),
+    "STOPPED": (JobState.SUSPENDED, "the process is stopped", Outcome.SUSPENDED),
+    "CANCELED": (JobState.CANCELED, "killed when its end was asked for", Outcome.CANCELED),
     "KILLED": (
         JobState.FAILED,
         "the process is gone and left no exit record: it was killed, or the disk is full",
+        Outcome.SIGNALED,
     ),
-    "REBOOTED": (JobState.FAILED, "the host was started anew while the job ran"),
+    "REBOOTED": (JobState.FAILED, "the host was started anew while the job ran", Outcome.NODE_FAILURE),
 }
+
+
+_ENDS = {Outcome.COMPLETED: JobState.COMPLETE, Outcome.CANCELED: JobState.CANCELED}
 
 
 class Fork(Scheduler):
@@ -103,6 +113,19 @@ class Fork(Scheduler):
     name: ClassVar[str] = "fork"
     native_id_expression: ClassVar[str] = "$airavata_native"
     enforces_walltime: ClassVar[bool] = False
+    options: ClassVar[Sequence[Option]] = (
+        # The job's script keeps it.
+        Option(("walltime_s",), lambda request: ()),
+        # A queue here is the catalog's own word for limits and defaults.
+        Option(("queue",), lambda request: ()),
+    )
+
+    def unsupported(self, request: JobRequest) -> Mapping[str, str]:
+        """Raw directives have nobody to read them, either."""
+        found = dict(super().unsupported(request))
+        if request.directives:
+            found["directives"] = "there is no scheduler that reads them"
+        return found
 
     def directives(self, request: JobRequest) -> Sequence[str]:
         """None: there is nobody to read them."""
@@ -199,8 +222,8 @@ class Fork(Scheduler):
         return {i: s for i, s in self.parse_status(result, jobs).items() if s.state.terminal}
 
     def cancel_command(self, jobs: Sequence[JobRef]) -> str:
-        """SIGTERM to the job's session, so that its script writes its end; SIGKILL to all of it when asked
-        again.
+        """SIGTERM to the job's session, so that its script writes its end; seconds later SIGKILL to all that is left,
+        whether anybody asks again or not.
 
         Descendants that left the session are found by ``AIRAVATA_JOB`` in their environment (Linux).
         """
@@ -213,8 +236,15 @@ class Fork(Scheduler):
             (
                 _START,
                 _CANCEL,
-                "airavata_fault=",
+                "airavata_all() {",
+                ":",
                 *asks,
+                "}",
+                "airavata_fault= airavata_kind=",
+                "airavata_all",
+                # Once the script has ended the job is over for whoever asked, and what ignored SIGTERM would live on.
+                "[ -z \"$airavata_kind\" ] || (trap '' HUP; sleep 6; airavata_all; sleep 2; airavata_all)"
+                " </dev/null >/dev/null 2>&1 3>&- 9>&- &",
                 '[ -z "$airavata_fault" ] || { echo "$airavata_fault" >&2; exit 1; }',
             )
         )
@@ -228,11 +258,14 @@ def _native_id(text: str) -> str | None:
 
 
 def _status(native_id: str, name: str, word: str, more: str) -> JobStatus:
-    if word == "ENDED" and (record := parse_exit_record(more)) is not None:
-        completed = record.exit_code == 0 and not record.reason
-        state = JobState.COMPLETE if completed else JobState.FAILED
-        return JobStatus(native_id, state, word, name, record.exit_code, record.signal, record.reason)
+    if word in ("ENDED", "CANCELED") and (record := parse_exit_record(more)) is not None:
+        outcome = outcome_of_end(record.exit_code, record.signal, record.reason)
+        if word == "CANCELED" and record.reason.startswith("SIGNAL"):
+            # It was told to stop, and by us: a job that ended by itself meanwhile has no such reason.
+            outcome = Outcome.CANCELED
+        state = _ENDS.get(outcome, JobState.FAILED)
+        return JobStatus(native_id, state, word, name, record.exit_code, record.signal, record.reason, outcome)
     if word == "ELSEWHERE":
         return JobStatus(native_id, JobState.UNKNOWN, word, name, reason=f"runs on {more}")
-    state, reason = _STATES.get(word, (JobState.UNKNOWN, f"unknown answer {word!r}"))
-    return JobStatus(native_id, state, word, name, reason=reason)
+    state, reason, what = _STATES.get(word, (JobState.UNKNOWN, f"unknown answer {word!r}", None))
+    return JobStatus(native_id, state, word, name, reason=reason, outcome=what)

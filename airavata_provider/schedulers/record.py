@@ -13,6 +13,9 @@ The control directory is ``<working directory>/.airavata/<job name>`` (mode 700)
 ``log``        what the script itself writes
 =============  ==================================================================================
 
+An array has one, with the script, the credential and the submission's files. Each of its elements has one inside it,
+called after its index, with the files that tell of that element alone.
+
 Pure; imports no Airflow.
 """
 
@@ -20,16 +23,34 @@ from __future__ import annotations
 
 import json
 import posixpath
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from airavata_provider.models.job import JobState
+from airavata_provider.models.outcome import Outcome
+from airavata_provider.schedulers.request import ranges
 
 
-def control_directory(directory: str, name: str) -> str:
-    """The control directory of the job with that name in that working directory."""
-    return posixpath.join(directory, ".airavata", name)
+def control_directory(directory: str, name: str, index: int | None = None) -> str:
+    """The control directory of the job with that name in that working directory.
+
+    :param index: of an array's element, which has a directory of its own inside the array's
+    """
+    control = posixpath.join(directory, ".airavata", name)
+    return control if index is None else posixpath.join(control, str(index))
+
+
+def make_directories(control: str, indices: Sequence[int]) -> str:
+    """Shell command, one line, that makes the control directories of an array's elements."""
+    loops = " && ".join(
+        f'airavata_n={first} && while [ "$airavata_n" -le {last} ]; do '
+        f'mkdir -p {shlex.quote(control)}/"$airavata_n" || exit 1; airavata_n=$((airavata_n + 1)); done'
+        for first, last in ranges(indices)
+    )
+    return loops or ":"
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,15 @@ def _time(value: object) -> datetime | None:
 
 _FROM_OUTSIDE = frozenset({1, 2, 9, 10, 12, 15})
 """HUP INT KILL USR1 USR2 TERM: what a scheduler or a person sends."""
+
+
+def outcome_of_end(exit_code: int, signal: int | None, reason: str) -> Outcome:
+    """What kind of end that is, as far as the script can know: it was told to stop, and not by whom."""
+    if reason == "WALLTIME":
+        return Outcome.WALLTIME
+    if reason or signal is not None:
+        return Outcome.SIGNALED
+    return Outcome.COMPLETED if exit_code == 0 else Outcome.FAILED
 
 
 def state_of_end(exit_code: int, signal: int | None, reason: str) -> JobState:

@@ -15,6 +15,8 @@ What always holds in a script written here:
   most, then takes 3 tries of 5 s with pauses of 1 and 3 s: 21 s in all when nobody answers.
 - The webhook's token is in a file that only the user can read, and reaches the tools as a file: it is
   neither in the script nor in an environment nor on a command line.
+- Each element of an array keeps its files in a control directory of its own and tells its own news; the credential
+  is the array's.
 - What the site set in ``PATH`` and ``LD_LIBRARY_PATH`` at the start is back for the tools at the end: modules
   often bring libraries that a system's ``curl`` does not run with.
 
@@ -25,12 +27,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from airavata_provider.errors import ConfigurationError
 from airavata_provider.schedulers.base import Scheduler, quote
-from airavata_provider.schedulers.request import JobRequest
+from airavata_provider.schedulers.request import Array, Container, Element, JobRequest
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
@@ -63,13 +65,15 @@ def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | N
 
     :param webhook: where to send ``start`` and ``end``; None sends nothing
     :param control: the job's control directory, absolute
-    :raises ConfigurationError: a name of a variable or of an executable that no shell takes, a newline in a directive
+    :raises ConfigurationError: a name of a variable or of an executable that no shell takes, a newline in a
+        directive, an array where the scheduler has none
     :raises ValueError: a NUL in a value
     """
     parts: list[str] = [f"#!{_line(request.shell)}", *scheduler.directives(request), ""]
     parts += [
-        f"airavata_control={quote(control)}",
-        f"airavata_url={quote(webhook.url if webhook else '')}",
+        f"airavata_control={quote(control)} airavata_webhook={quote(f'{control}/webhook')}",
+        *(_index(scheduler, control) if request.array else ()),
+        f"airavata_url={_url(request, webhook)}",
         f"airavata_reserved={quote(' '.join(['', *map(str, scheduler.reserved_exits), '']))}",
         *scheduler.prologue(request, control),
         f'airavata_native="{scheduler.native_id_expression}"',
@@ -85,35 +89,106 @@ def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | N
         parts.append(_watchdog(request.walltime_s, request.signal_before_end_s))
     elif not scheduler.gives_notice and request.walltime_s and 0 < request.signal_before_end_s < request.walltime_s:
         parts.append(_in_background([*_notice(request.walltime_s - request.signal_before_end_s)]))
-    parts += [f"cd {quote(request.directory)} || exit 1", f"export AIRAVATA_JOB={quote(request.name)}"]
-    parts += _exports(request)
+    if request.array is None:
+        parts += [f"cd {quote(request.directory)} || exit 1", f"export AIRAVATA_JOB={quote(request.name)}"]
+        parts += _exports(request.environment)
+    else:
+        mark = f'{quote(f"{request.name}.")}"$airavata_index"'
+        parts += [f'export AIRAVATA_JOB={mark} AIRAVATA_INDEX="$airavata_index"', *_exports(request.environment)]
+        parts += _cases(request.array, _surroundings)
     parts += request.module_init
     parts += [f"module load {quote(module)} || exit $?" for module in request.modules]
     parts += [*request.pre_commands, _payload(request), _WAIT]
     return "\n".join(parts) + "\n"
 
 
-def _exports(request: JobRequest) -> Iterable[str]:
-    for name, value in request.environment.items():
+def _index(scheduler: Scheduler, control: str) -> Iterable[str]:
+    """Which element this is, and its own control directory."""
+    if scheduler.index_expression is None:
+        raise ConfigurationError(f"{scheduler.name} has no arrays")
+    yield f'airavata_index="{scheduler.index_expression}"'
+    yield "case $airavata_index in ''|*[!0-9]*) echo \"not an element: '$airavata_index'\" >&2; exit 64;; esac"
+    yield f"airavata_control={quote(control)}/$airavata_index"
+    yield '(umask 077; mkdir -p "$airavata_control") || exit 1'
+
+
+def _url(request: JobRequest, webhook: Webhook | None) -> str:
+    """Where this job, or this element, tells its news, as a word of the shell."""
+    if webhook is None:
+        return "''"
+    if request.array is None:
+        return quote(webhook.url)
+    before, found, after = webhook.url.partition(f"/jobs/{request.name}/")
+    if not found:
+        raise ConfigurationError(f"the webhook's address {webhook.url!r} does not name the job")
+    return f'{quote(f"{before}/jobs/{request.name}.")}"$airavata_index"{quote(f"/{after}")}'
+
+
+def _cases(array: Array, lines: Callable[[Element], Iterable[str]]) -> Iterable[str]:
+    """Something else for each element."""
+    yield "case $airavata_index in"
+    for element in array.elements:
+        yield f"{element.index}) {'; '.join(lines(element))};;"
+    yield '*) echo "this array has no element $airavata_index" >&2; exit 64;;'
+    yield "esac"
+
+
+def _surroundings(element: Element) -> Iterable[str]:
+    yield f"cd {quote(element.directory)} || exit 1"
+    yield from _exports(element.environment)
+
+
+def _input(element: Element) -> Iterable[str]:
+    yield f"airavata_stdin={quote(element.stdin or '/dev/null')}"
+    yield " ".join(("set --", *(quote(argument) for argument in element.arguments)))
+
+
+def _exports(environment: Mapping[str, str]) -> Iterable[str]:
+    for name, value in environment.items():
         if not _VARIABLE.fullmatch(name) or name.lower().startswith("airavata_"):
             raise ConfigurationError(f"{name!r} cannot be the name of an environment variable here")
         yield f"export {name}={quote(value)}"
 
 
 def _payload(request: JobRequest) -> str:
-    words = [*request.launcher, request.executable, *request.arguments]
-    if words[0].startswith("-") or not words[0]:
-        raise ConfigurationError(f"{words[0]!r} cannot be run", advice="write ./ before a name with a dash")
-    command = " ".join(quote(word) for word in words)
-    stdin = quote(request.stdin) if request.stdin else "/dev/null"
+    container = request.container
+    for word in (*request.launcher[:1], *((container.image,) if container else ()), request.executable):
+        if word.startswith("-") or not word:
+            raise ConfigurationError(f"{word!r} cannot be run", advice="write ./ before a name with a dash")
+    words = [quote(word) for word in request.launcher]
+    words += _container(container, request) if container else ()
+    words.append(quote(request.executable))
+    cases: Iterable[str] = ()
+    if request.array is None:
+        words += [quote(argument) for argument in request.arguments]
+        stdin = quote(request.stdin) if request.stdin else "/dev/null"
+    else:
+        cases = _cases(request.array, _input)
+        words.append('"$@"')
+        stdin = '"$airavata_stdin"'
     error = "&1" if request.stderr == request.stdout else quote(request.stderr)
-    return _PAYLOAD.format(
-        launcher="yes" if request.launcher else "",
-        command=command,
+    return "\n".join(cases) + _PAYLOAD.format(
+        # What runs containers passes signals on, as launchers do.
+        launcher="yes" if request.launcher or container else "",
+        command=" ".join(words),
         stdin=stdin,
         stdout=quote(request.stdout),
         error=error,
     )
+
+
+def _container(container: Container, request: JobRequest) -> Iterable[str]:
+    """Words before the executable. The payload finds its working directory where it is on the host."""
+    directories = [each.directory for each in request.array.elements] if request.array else [request.directory]
+    for path in directories:
+        if ":" in path or "," in path:
+            raise ConfigurationError(f"{path!r} cannot be seen in a container: its name has a ':' or a ','")
+    yield from (container.runtime, "exec", "--bind", '"$PWD"', "--pwd", '"$PWD"')
+    if container.gpus:
+        yield "--nv"
+    for bind in container.binds:
+        yield from ("--bind", quote(bind))
+    yield from (quote(word) for word in (*container.options, container.image))
 
 
 def _watchdog(walltime_s: int, before_s: int) -> str:
@@ -162,13 +237,13 @@ airavata_record() { # STATUS REASON: one line of JSON
 
 airavata_send() { # FILE: the HTTP status of one call, nothing when no tool could make it
   if command -v curl >/dev/null 2>&1; then
-    curl -s -o /dev/null -w '%{http_code}' --connect-timeout 3 --max-time 5 -K "$airavata_control/webhook" \
+    curl -s -o /dev/null -w '%{http_code}' --connect-timeout 3 --max-time 5 -K "$airavata_webhook" \
       -H 'Content-Type: application/json' --data-binary "@$1" --url "$airavata_url"
     # 2: curl itself does not start; above 125: it does not run here.
     case $? in 2|126|127) ;; *) return 0;; esac
   fi
   if wget --version 2>/dev/null | grep GNU >/dev/null; then
-    (umask 077; sed 's/"//g' "$airavata_control/webhook" >"$airavata_control/wgetrc")
+    (umask 077; sed 's/"//g' "$airavata_webhook" >"$airavata_control/wgetrc")
     wget --config="$airavata_control/wgetrc" -q -S -O /dev/null -t 1 --connect-timeout=3 -T 5 \
       --header='Content-Type: application/json' --post-file="$1" -- "$airavata_url" 2>&1 \
       | sed -n 's,^ *HTTP/[0-9.]* \([0-9][0-9][0-9]\).*,\1,p' | tail -n 1
@@ -186,7 +261,7 @@ try:
     print(urllib.request.urlopen(request, timeout=5).status)
 except urllib.error.HTTPError as error:
     print(error.code)
-' "$airavata_control/webhook" "$1" "$airavata_url" && return 0
+' "$airavata_webhook" "$1" "$airavata_url" && return 0
   done
 }
 

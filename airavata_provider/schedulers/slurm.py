@@ -1,80 +1,41 @@
 """SLURM: ``sbatch``, ``squeue``, ``sacct``, ``scontrol``, ``scancel``.
 
-Read with the man pages of 22.05 (``squeue`` "JOB STATE CODES", "JOB REASON CODES") and tried on 22.05.8;
-states that later versions added are in the table too. Pure; no Airflow.
+Read with the man pages of 22.05 and tried on 22.05.8. Its words for options are in ``slurm_options``, those for
+states in ``slurm_states``. Pure; no Airflow.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from airavata_provider.errors import (
-    AnswerUnreadable,
-    ConfigurationError,
-    SubmissionRefused,
-    SubmissionUncertain,
-)
+from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
 from airavata_provider.models.job import JobState
-from airavata_provider.schedulers import frame
+from airavata_provider.models.outcome import Outcome
+from airavata_provider.schedulers import frame, slurm_options
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
-from airavata_provider.schedulers.record import ExitRecord, control_directory, parse_exit_record
-from airavata_provider.schedulers.request import JobRequest
+from airavata_provider.schedulers.record import control_directory, make_directories, parse_exit_record
+from airavata_provider.schedulers.request import JobRequest, Option
+from airavata_provider.schedulers.slurm_states import (
+    HISTORY_STATES,
+    QUEUE_STATES,
+    fits_in,
+    holds,
+    neutral,
+    partitions_of,
+    status,
+    with_record,
+)
 
-log = logging.getLogger(__name__)
+__all__ = ["HISTORY_STATES", "QUEUE_STATES", "Slurm", "neutral"]
 
-QUEUE_STATES: Mapping[str, JobState] = {
-    "BOOT_FAIL": JobState.NON_CRITICAL_FAIL,
-    "CANCELLED": JobState.CANCELED,
-    "COMPLETED": JobState.COMPLETE,
-    "COMPLETING": JobState.ACTIVE,
-    "CONFIGURING": JobState.QUEUED,
-    "DEADLINE": JobState.FAILED,
-    "EXPEDITING": JobState.QUEUED,
-    "FAILED": JobState.FAILED,
-    "LAUNCH_FAILED": JobState.NON_CRITICAL_FAIL,
-    "NODE_FAIL": JobState.NON_CRITICAL_FAIL,
-    "OUT_OF_MEMORY": JobState.FAILED,
-    "PENDING": JobState.QUEUED,
-    "POWER_UP_NODE": JobState.QUEUED,
-    "PREEMPTED": JobState.NON_CRITICAL_FAIL,
-    "RECONFIG_FAIL": JobState.NON_CRITICAL_FAIL,
-    "REQUEUED": JobState.QUEUED,
-    "REQUEUE_FED": JobState.QUEUED,
-    "REQUEUE_HOLD": JobState.QUEUED,
-    "RESIZING": JobState.ACTIVE,
-    "RESV_DEL_HOLD": JobState.QUEUED,
-    "REVOKED": JobState.UNKNOWN,
-    "RUNNING": JobState.ACTIVE,
-    "SIGNALING": JobState.ACTIVE,
-    "SPECIAL_EXIT": JobState.QUEUED,
-    "STAGE_OUT": JobState.ACTIVE,
-    "STOPPED": JobState.SUSPENDED,
-    "SUSPENDED": JobState.SUSPENDED,
-    "TIMEOUT": JobState.FAILED,
-    "UPDATE_DB": JobState.UNKNOWN,
-}
-"""States while the controller knows the job. A job that lost its node or was preempted may be requeued
-yet.
+_ENVIRONMENT = """\
+unset SQUEUE_ACCOUNT SQUEUE_ARRAY SQUEUE_LICENSES SQUEUE_PARTITION SQUEUE_QOS SQUEUE_USERS SQUEUE_NAMES
+export SLURM_BITSTR_LEN=0 SLURM_TIME_FORMAT=%s"""
+"""Filters that a user's profile may set would hide jobs, and a hidden job looks like an absent one. Lists of elements
+come whole, and times as seconds.
 """
-
-HISTORY_STATES: Mapping[str, JobState] = {
-    **QUEUE_STATES,
-    "BOOT_FAIL": JobState.FAILED,
-    "LAUNCH_FAILED": JobState.FAILED,
-    "NODE_FAIL": JobState.FAILED,
-    "PREEMPTED": JobState.FAILED,
-    "RECONFIG_FAIL": JobState.FAILED,
-}
-"""States of a job that left the queue: nothing requeues it any more."""
-
-_ENVIRONMENT = "unset SQUEUE_ACCOUNT SQUEUE_LICENSES SQUEUE_PARTITION SQUEUE_QOS SQUEUE_USERS SQUEUE_NAMES"
-"""Filters that a user's profile may set would hide jobs, and a hidden job looks like an absent one."""
 
 _MAX_NAMES = 4000
 """Names on one command line: Linux limits one argument to 128 KiB. Above it the whole user's queue is
@@ -94,7 +55,6 @@ _LATER = re.compile(
     r"temporarily un|(?:QOS|Assoc)(?:Max|Grp)\w*Submit\w*|maximum number of jobs|in standby mode|job limit",
     re.IGNORECASE,
 )
-_NOT_OURS = frozenset({"-M", "--clusters", "--cluster", "-a", "--array", "-W", "--wait", "--test-only"})
 _TIMEOUT_STATUS = 124
 
 
@@ -102,42 +62,42 @@ class Slurm(Scheduler):
     """The SLURM workload manager."""
 
     name: ClassVar[str] = "slurm"
-    native_id_expression: ClassVar[str] = "${SLURM_JOB_ID:-unknown}"
+    native_id_expression: ClassVar[str] = (
+        "${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-unknown}}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+    )
+    index_expression: ClassVar[str | None] = "$SLURM_ARRAY_TASK_ID"
     restart_expression: ClassVar[str] = "${SLURM_RESTART_COUNT:-0}"
+    prefix: ClassVar[str] = "#SBATCH"
+    options: ClassVar[Sequence[Option]] = slurm_options.OPTIONS
 
-    def directives(self, request: JobRequest) -> Sequence[str]:
-        """Lines of the head.
+    def prologue(self, request: JobRequest, control: str) -> Sequence[str]:
+        """``srun`` would take ``--export`` for its own, and its tasks would miss what the script exports."""
+        return () if request.export is None else ("unset SLURM_EXPORT_ENV",)
 
-        :raises ConfigurationError: a raw directive that would take the job out of our sight (another
-            cluster, an array) or a value that no directive can carry (a newline)
-        """
-        control = control_directory(request.directory, request.name)
-        options: list[tuple[str, str | int | None]] = [
-            ("--job-name", request.name),
-            ("--chdir", request.directory),
-            # % starts a replacement in file names, and two of them are one.
-            ("--output", f"{control}/log".replace("%", "%%")),
-            ("--open-mode", "append"),
-            ("--partition", request.queue),
-            ("--nodes", request.nodes),
-            ("--ntasks", request.tasks),
-            ("--cpus-per-task", request.cpus_per_task),
-            ("--mem", f"{request.memory_mb}M" if request.memory_mb else None),
-            ("--gres", f"gpu:{request.gpus}" if request.gpus else None),
-            ("--time", _time(request.walltime_s)),
-            ("--account", request.account),
-            ("--qos", request.qos),
-            ("--reservation", request.reservation),
-            ("--comment", _printable(request.comment)),
-            ("--signal", _signal(request)),
-        ]
-        lines = [f"#SBATCH {key}={_word(key, str(value))}" for key, value in options if value not in (None, "")]
-        lines += [f"#SBATCH {_raw(line)}" for line in request.directives]
-        return lines
+    def fixed(self, request: JobRequest) -> Sequence[str]:
+        """What makes the job one of ours."""
+        return slurm_options.fixed(request)
+
+    def directive_key(self, line: str) -> str:
+        """The option's long name."""
+        return slurm_options.key(line)
+
+    def check_raw(self, line: str) -> None:
+        """:raises ConfigurationError: another cluster's job, an array, a submission that lasts as long as the job."""
+        slurm_options.check_raw(line)
+
+    def element_id(self, native_id: str, index: int) -> str:
+        """``123_4``."""
+        return f"{native_id}_{index}"
 
     def submit_command(self, script: str, request: JobRequest) -> str:
-        """``sbatch``; the name stands on the command line, where no directive overrides it."""
-        return f"exec sbatch --parsable --job-name={quote(request.name)} {quote(script)}"
+        """``sbatch``; the name stands on the command line, where no directive overrides it.
+
+        The directories of an array's elements have to be there before: their logs are in them.
+        """
+        control = control_directory(request.directory, request.name)
+        made = [f"(umask 077; {make_directories(control, request.array.indices)}) &&"] if request.array else []
+        return " ".join((*made, f"exec sbatch --parsable --job-name={quote(request.name)} {quote(script)}"))
 
     def parse_submit(self, result: CommandResult) -> str:
         """The job's id; wrappers that sites put around ``sbatch`` may print more before it.
@@ -163,30 +123,40 @@ class Slurm(Scheduler):
         raise SubmissionUncertain(f"sbatch ended with status {result.exit_status}: {words or 'no words'}")
 
     def find_command(self, name: str, user: str | None, directory: str) -> str:
-        """``squeue`` and ``sacct`` by name."""
+        """``squeue`` and ``sacct`` by name, and the cluster's clock."""
         who = quote(user) if user else '"$(id -u)"'
-        squeue = f"airavata_limit 30 squeue -h -a -t all -u {who} -n {quote(name)} -o '%i|%j'"
+        # %F: an array's own id, also for its elements.
+        squeue = f"airavata_limit 30 squeue -h -a -t all -u {who} -n {quote(name)} -o '%F|%j|%V'"
         # Without -S, sacct looks at today only.
-        asked = f"-S now-30days -u {who} --name={quote(name)} -o JobIDRaw,JobName"
+        asked = f"-S now-30days -u {who} --name={quote(name)} -o JobID,JobName,Submit"
         sacct = f"airavata_limit 30 sacct {_SACCT} {asked}"
         return "\n".join(
             (
                 frame.SETUP,
                 _ENVIRONMENT,
+                frame.frame("clock", "date +%s"),
                 frame.frame("queue", squeue),
                 frame.frame("accounting", _if_sacct(sacct)),
             )
         )
 
     def parse_find(self, result: CommandResult, name: str) -> str | None:
-        """The first id under that name; None only when the queue, and accounting where there is any, have
-        none.
-        """
+        """The first id under that name; None only when the queue, and accounting where there is any, have none."""
+        return self.parse_find_within(result, name, float("inf"))
+
+    def parse_find_within(self, result: CommandResult, name: str, age_s: float) -> str | None:
+        """The same, of the jobs that are not older. A time that cannot be read hides no job."""
         found: set[int] = set()
         faults = []
+        clock = frame.unframe(result.stdout, "clock")
+        now = int(clock.lines[0]) if clock and clock.lines and clock.lines[0].isdigit() else None
         for label in ("queue", "accounting"):
             answer = frame.whole(result.stdout, label, stderr=result.stderr)
-            found |= {int(i) for i, n in _split(answer.lines, 2) if n == name and i.isdigit()}
+            for native, job_name, submitted in _split(answer.lines, 3):
+                base = native.partition("_")[0]
+                old = now is not None and submitted.isdigit() and now - int(submitted) > age_s
+                if job_name == name and base.isdigit() and not old:
+                    found.add(int(base))
             if fault := _fault(answer):
                 faults.append(f"{label}: {fault}")
         if found:
@@ -196,42 +166,59 @@ class Slurm(Scheduler):
         return None
 
     def status_command(self, jobs: Sequence[JobRef]) -> str:
-        """``squeue`` for this user, filtered by our names.
+        """``squeue`` for this user, filtered by our names; ``sinfo`` when a job may be too large for its partition.
 
         ``-u`` is filtered by the controller, so this is the cheapest question it can be asked; ``-j`` would
         fail as a whole for an id that it forgot, names do not.
         """
-        return "\n".join((frame.SETUP, _ENVIRONMENT, frame.frame("queue", _squeue(jobs, "%i|%T|%r|%j"))))
+        queue = "\n".join(
+            (
+                f"airavata_lines=$({_squeue(jobs, '%i|%T|%r|%j|%P|%D|%C')}) || exit",
+                "printf '%s\\n' \"$airavata_lines\"",
+                'case "$airavata_lines" in *"|PartitionConfig|"*|*"|PartitionNodeLimit|"*)',
+                "  airavata_limit 30 sinfo -h -a -o 'sizes|%R|%D|%C|%s' 2>/dev/null;; esac || :",
+            )
+        )
+        return "\n".join((frame.SETUP, _ENVIRONMENT, frame.frame("queue", queue)))
 
     def parse_status(self, result: CommandResult, jobs: Sequence[JobRef]) -> Mapping[str, JobStatus]:
         """States by id; a line with one of the ids and another name is another job, after ids began anew."""
         answer = frame.whole(result.stdout, "queue", stderr=result.stderr)
         if fault := _fault(answer):
             raise AnswerUnreadable(f"squeue: {fault}")
-        known = {job.native_id: job for job in jobs}
+        known = _Known(jobs)
+        partitions = partitions_of(answer.lines)
         states: dict[str, JobStatus] = {}
-        for native_id, native, reason, name in _split(answer.lines, 4):
-            if native_id in known and known[native_id].name == name:
-                states[native_id] = status(native_id, name, native, reason, QUEUE_STATES)
+        for line in answer.lines:
+            native_id, native, reason, name, *rest = [*line.split("|"), "", "", ""]
+            fits = fits_in(rest, partitions)
+            for job in known.of(native_id, name):
+                states[job.native_id] = status(job.native_id, name, native, reason, QUEUE_STATES, fits=fits)
         return states
 
     def history_command(self, jobs: Sequence[JobRef]) -> str:
         """The jobs' own exit records and ``sacct``; where that does not answer, ``scontrol`` job by job for
-        those without a record (it knows what ``squeue`` knows, and the exit code)."""
+        those without a record (it knows what ``squeue`` knows, and the exit code).
+
+        About elements of arrays, which jobs the controller knows, too; see :meth:`parse_history`.
+        """
         if not jobs:
             return f"{frame.SETUP}\n{frame.frame('records', ':')}\n{frame.frame('accounting', ':')}"
         records, controls = [], []
         for job in jobs:
-            path = quote(f"{control_directory(job.directory, job.name)}/exit")
-            records.append(f"airavata_record {quote(job.native_id)} {path}")
+            control = quote(control_directory(job.directory, job.name, job.index))
+            records.append(f"airavata_record {quote(job.native_id)} {control}")
             show = f"airavata_limit 30 scontrol -o show job {quote(job.native_id)} 2>/dev/null"
-            controls.append(f"[ -s {path} ] || {show} || :")
-        ids = quote(",".join(job.native_id for job in jobs))
-        sacct = f"airavata_limit 60 sacct {_SACCT} -j {ids} -o JobIDRaw,State,ExitCode,JobName"
+            controls.append(f"[ -s {control}/exit ] || {show} || :")
+        ids = quote(",".join(dict.fromkeys(_base(job) for job in jobs)))
+        sacct = f"airavata_limit 60 sacct {_SACCT} -j {ids} -o JobID,State,ExitCode,JobName"
+        elements = [frame.frame("elements", _squeue(jobs, "%i|%F|%j"))] if any(map(_is_element, jobs)) else []
         return "\n".join(
             (
                 frame.SETUP,
+                _ENVIRONMENT,
                 RECORD_FUNCTION,
+                *elements,
                 frame.frame("records", "\n".join(records)),
                 frame.frame("accounting", _if_sacct(sacct)),
                 'if [ "$airavata_status" -ne 0 ] || [ -n "$airavata_words" ]; then',
@@ -245,46 +232,75 @@ class Slurm(Scheduler):
 
         The outcome is SLURM's word (TIMEOUT, OUT_OF_MEMORY…), the exit code the script's own: ``sacct``
         shows a script's exit 139 as ``11:0``.
+
+        An element that is cancelled while it waits is forgotten at once, by the controller and by accounting. So an
+        element that never started, of an array that is known, and which itself is nowhere, was cancelled.
         """
-        known = {job.native_id: job for job in jobs}
+        known = _Known(jobs)
         lines = frame.whole(result.stdout, "records", stderr=result.stderr).lines
-        records = {i: r for i, text in _split(lines, 2) if (r := parse_exit_record(text)) and r.native_id == i}
+        notes = dict(_split(lines, 2))
+        records = {i: r for i, text in notes.items() if (r := parse_exit_record(text)) and r.native_id == i}
         accounting = frame.whole(result.stdout, "accounting", stderr=result.stderr)
         rows = [(i, n, s, c) for i, s, c, n in _split(accounting.lines, 4)]
         if controller := frame.unframe(result.stdout, "controller"):
             rows += [row for line in controller.lines if (row := _scontrol(line))]
         ends: dict[str, JobStatus] = {}
+        seen: set[str] = set()
+        arrays: set[tuple[str, str]] = set()
         for native_id, name, native, code in rows:
-            if native_id in known and known[native_id].name == name:
-                end = status(native_id, name, native, "", HISTORY_STATES, code=code)
+            arrays.add((native_id.partition("_")[0], name))
+            for job in known.of(native_id, name):
+                seen.add(job.native_id)
+                end = status(job.native_id, name, native, "", HISTORY_STATES, code=code)
                 if end.state.terminal:
-                    ends[native_id] = end
+                    ends[job.native_id] = end
         for native_id, record in records.items():
-            if native_id in known:
-                name = known[native_id].name
-                ends[native_id] = with_record(ends.get(native_id), record, native_id, name)
+            if (about := known.by_id.get(native_id)) is not None:
+                ends[native_id] = with_record(ends.get(native_id), record, native_id, about.name)
         fault = _fault(accounting)
+        elements = frame.unframe(result.stdout, "elements")
+        if elements is not None and not _fault(elements) and not fault:
+            there = _split(elements.lines, 3)
+            seen |= {native_id for native_id, _, _ in there} | notes.keys()
+            arrays |= {(base, name) for _, base, name in there}
+            for job in filter(_is_element, jobs):
+                if job.native_id not in seen and (_base(job), job.name) in arrays:
+                    why = "cancelled while it waited"
+                    ends[job.native_id] = JobStatus(
+                        job.native_id, JobState.CANCELED, "CANCELLED", job.name, reason=why, outcome=Outcome.CANCELED
+                    )
         if fault and not ends and jobs:
             raise AnswerUnreadable(f"sacct: {fault}")
         return ends
 
     def cancel_command(self, jobs: Sequence[JobRef]) -> str:
         """``scancel`` for those of the jobs that are still there under their names; no other job's id is
-        touched.
+        touched. An array's own id ends all of its elements.
         """
         if not jobs:
             return ":"
         ours = "|".join(f"{quote(f'{job.native_id}|')}*{quote(f'|{job.name}')}" for job in jobs)
+        whole = "|".join(
+            f"{quote(f'{job.native_id}_')}*{quote(f'|{job.name}')}" for job in jobs if not _is_element(job)
+        )
         ended = "|".join(f"*'|{word}|'*" for word, state in HISTORY_STATES.items() if state.terminal)
         return "\n".join(
             (
                 frame.SETUP,
                 _ENVIRONMENT,
                 f"airavata_queue=$({_squeue(jobs, '%i|%T|%j')} </dev/null) || exit 1",
-                "set --",
+                "set -- ; airavata_array=",
                 'while IFS= read -r airavata_line; do case "$airavata_line" in',
                 f"{ended}) ;;",
                 f'{ours}) set -- "$@" "${{airavata_line%%|*}}";;',
+                *(
+                    (
+                        f'{whole}) if [ "${{airavata_line%%_*}}" != "$airavata_array" ]; then',
+                        'airavata_array=${airavata_line%%_*}; set -- "$@" "$airavata_array"; fi;;',
+                    )
+                    if whole
+                    else ()
+                ),
                 "esac; done <<AIRAVATA-QUEUE",
                 "$airavata_queue",
                 "AIRAVATA-QUEUE",
@@ -295,70 +311,50 @@ class Slurm(Scheduler):
 
 RECORD_FUNCTION = """\
 airavata_record() {
-  if [ -s "$2" ] && IFS= read -r airavata_line <"$2"; then printf '%s|%s\\n' "$1" "$airavata_line"; fi
+  if [ -s "$2/exit" ] && IFS= read -r airavata_line <"$2/exit"; then printf '%s|%s\\n' "$1" "$airavata_line"
+  elif [ -e "$2/started" ]; then printf '%s|STARTED\\n' "$1"; fi
 }"""
-"""Shell function ``airavata_record ID FILE``: one line ``ID|record`` when there is an exit record."""
+"""Shell function ``airavata_record ID CONTROL``: one line ``ID|record`` when there is an exit record, ``ID|STARTED``
+when the job has begun.
+"""
 
 
-def status(
-    native_id: str, name: str, native: str, reason: str, states: Mapping[str, JobState], *, code: str = ""
-) -> JobStatus:
-    """One job's status from SLURM's words for it.
+class _Known:
+    """Jobs by what SLURM calls them: a plain id, an element's, or several elements' in one (``123_[4-9,12%2]``)."""
 
-    :param native: as printed: whole, truncated (``OUT_OF_ME+``), or with who did it (``CANCELLED by 1000``)
-    :param reason: ``squeue``'s reason, ``None`` for none
-    :param code: ``ExitCode`` as ``status:signal``
-    """
-    word, state = neutral(native, states)
-    exit_code, signal = _exit_code(code)
-    if state is JobState.COMPLETE:
-        exit_code, signal = exit_code or 0, None
-    elif exit_code == 0:
-        # A job that timed out or was cancelled shows 0:0, which is nobody's exit code.
-        exit_code = None
-    words = "" if reason in ("None", "(null)") else reason
-    if state is not JobState.QUEUED and word not in ("RUNNING", "COMPLETED", "FAILED"):
-        words = native.strip() if native.strip().startswith(word) else word
-    return JobStatus(native_id, state, word, name, exit_code, signal, words)
+    def __init__(self, jobs: Sequence[JobRef]) -> None:
+        self.by_id = {job.native_id: job for job in jobs}
+        self._elements: dict[str, list[JobRef]] = {}
+        for job in filter(_is_element, jobs):
+            self._elements.setdefault(_base(job), []).append(job)
 
-
-def neutral(native: str, states: Mapping[str, JobState]) -> tuple[str, JobState]:
-    """SLURM's full word and the neutral state for a state as it is printed; UNKNOWN for a new one."""
-    words = native.split()
-    word = words[0].upper() if words else ""
-    if word.endswith("+"):
-        fits = [known for known in states if known.startswith(word[:-1])]
-        if fits and len({states[fit] for fit in fits}) == 1:
-            word = fits[0]
-    if word not in states:
-        _warn(native)
-        return word, JobState.UNKNOWN
-    return word, states[word]
+    def of(self, native_id: str, name: str) -> Iterator[JobRef]:
+        """Those of the jobs that a line with that id and that name is about."""
+        job = self.by_id.get(native_id)
+        if job is not None:
+            if job.name == name:
+                yield job
+            return
+        base, _, elements = native_id.partition("_")
+        if re.fullmatch(r"\[?[\d,:%-]+\]?", elements):
+            for job in self._elements.get(base, ()):
+                if job.name == name and job.index is not None and holds(elements, job.index):
+                    yield job
 
 
-@cache
-def _warn(native: str) -> None:
-    log.warning("SLURM's job state %r is not known here; taken as UNKNOWN", native)
+def _is_element(job: JobRef) -> bool:
+    return job.index is not None
 
 
-def with_record(end: JobStatus | None, record: ExitRecord, native_id: str, name: str) -> JobStatus:
-    """An end with the exit code of the job's own record; the record alone where the scheduler says
-    nothing.
-    """
-    if end is not None:
-        if end.state is JobState.COMPLETE:
-            return end
-        return replace(end, exit_code=record.exit_code, signal=record.signal, reason=end.reason or record.reason)
-    # The job left the queue, so nothing starts it again and its record is final.
-    completed = record.exit_code == 0 and not record.reason
-    state = JobState.COMPLETE if completed else JobState.FAILED
-    return JobStatus(native_id, state, "EXIT RECORD", name, record.exit_code, record.signal, record.reason)
+def _base(job: JobRef) -> str:
+    return job.native_id.partition("_")[0]
 
 
 def _squeue(jobs: Sequence[JobRef], columns: str) -> str:
-    names = ",".join(job.name for job in jobs) if len(jobs) <= _MAX_NAMES else ""
-    only = f"-n {quote(names)} " if names else ""
-    return f"airavata_limit 60 squeue -h -a -t all -u \"$(id -u)\" {only}-o '{columns}'"
+    names = list(dict.fromkeys(job.name for job in jobs))
+    only = f"-n {quote(','.join(names))} " if len(names) <= _MAX_NAMES else ""
+    each = "-r " if any(map(_is_element, jobs)) else ""
+    return f"airavata_limit 60 squeue -h {each}-a -t all -u \"$(id -u)\" {only}-o '{columns}'"
 
 
 def _if_sacct(command: str) -> str:
@@ -388,57 +384,9 @@ def _split(lines: Iterable[str], columns: int) -> list[list[str]]:
 def _scontrol(line: str) -> tuple[str, str, str, str] | None:
     fields = dict(pair.split("=", 1) for pair in line.split() if "=" in pair)
     try:
-        return fields["JobId"], fields["JobName"], fields["JobState"], fields.get("ExitCode", "")
+        native_id = fields["JobId"]
+        if "ArrayTaskId" in fields:
+            native_id = f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}"
+        return native_id, fields["JobName"], fields["JobState"], fields.get("ExitCode", "")
     except KeyError:
         return None
-
-
-def _exit_code(text: str) -> tuple[int | None, int | None]:
-    match = re.fullmatch(r"(\d+):(\d+)", text.strip())
-    if match is None:
-        return None, None
-    code, signal = int(match[1]), int(match[2])
-    return (None, signal) if signal else (code, None)
-
-
-def _time(seconds: int | None) -> str | None:
-    if not seconds:
-        return None
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return f"{days}-{hours:02}:{minutes:02}:{rest:02}"
-
-
-def _signal(request: JobRequest) -> str | None:
-    """``B:`` tells the script alone. SLURM may send it up to a minute early, so a short job goes without."""
-    before = request.signal_before_end_s
-    if before <= 0 or (request.walltime_s is not None and request.walltime_s <= before + 60):
-        return None
-    return f"B:USR1@{before}"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text).strip()
-
-
-def _word(key: str, value: str) -> str:
-    """A value as ``sbatch`` reads it from a directive: double quotes, and a backslash before what means
-    something.
-    """
-    if not value.isprintable():
-        raise ConfigurationError(f"{key} cannot carry {value!r}")
-    if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]+", value):
-        return value
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _raw(line: str) -> str:
-    if "\n" in line or "\r" in line:
-        raise ConfigurationError(f"a directive is one line: {line!r}")
-    for word in shlex.split(line):
-        option = word.split("=", 1)[0]
-        short = option[:2] if not option.startswith("--") else option
-        if short in _NOT_OURS:
-            raise ConfigurationError(f"directive {line!r}: the job could not be followed with {short}")
-    return line.strip().removeprefix("#SBATCH").strip()

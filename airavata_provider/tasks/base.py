@@ -36,6 +36,17 @@ class Parameters(BaseModel):
 P = TypeVar("P", bound=Parameters)
 
 
+def webhook_url(base: str, resource: ComputeResource, job: str) -> str | None:
+    """Where a job's script sends its news; None when the resource's jobs cannot call us.
+
+    :param base: the deployment's own address, "" for none
+    """
+    base = resource.callbacks.url or base
+    if not base or not resource.callbacks.webhook:
+        return None
+    return f"{base.rstrip('/')}/airavata/jobs/{job}/events"
+
+
 class Services(ABC):
     """The outside world, as a host hands it to tasks."""
 

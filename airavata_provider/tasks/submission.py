@@ -6,18 +6,19 @@ Imports no Airflow, and neither asyncssh nor SQLAlchemy at its top.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from airavata_provider.errors import JobCanceled
-from airavata_provider.models.application import Parallelism
+from airavata_provider.errors import ExperimentRefused, JobCanceled
 from airavata_provider.models.identity import job_name
 from airavata_provider.models.job import Job, SubmissionState
-from airavata_provider.models.resolved import command_arguments
-from airavata_provider.schedulers.request import JobRequest
+from airavata_provider.models.resource import ComputeResource, Unsupported
+from airavata_provider.schedulers.request import Container, Dependency, JobRequest, MailEvent
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
+from airavata_provider.tasks.job_request import job_fields, unsupported
 
 if TYPE_CHECKING:
     from airavata_provider.models.resolved import ResolvedExperiment
@@ -50,6 +51,16 @@ class SubmitParameters(Parameters):
     account: str | None = None
     qos: str | None = None
     reservation: str | None = None
+    tasks_per_node: int | None = Field(default=None, ge=1)
+    gpu_type: str | None = None
+    exclusive: bool = False
+    constraint: str | None = None
+    licenses: tuple[str, ...] = ()
+    after: tuple[Dependency, ...] = Field(default=(), description="Jobs that it waits for: native_id and kind")
+    mail_to: str | None = None
+    mail_events: frozenset[MailEvent] = frozenset()
+    export: tuple[str, ...] | None = None
+    container: Container | None = None
     signal_before_end_s: int = Field(default=60, ge=0)
     directives: tuple[str, ...] = ()
     webhook: bool = Field(default=True, description="Let the job script tell us of its start and end")
@@ -67,36 +78,7 @@ class Submit(Task[SubmitParameters]):
 
     def defaults(self, experiment: ResolvedExperiment) -> Mapping[str, Any]:
         """The application's deployment on that resource, with what the experiment asked for."""
-        deployment, queue = experiment.deployment, experiment.queue
-        tasks, cpus_per_task = layout(deployment.parallelism, experiment.nodes, experiment.cpus)
-        environment = dict(deployment.environment)
-        if deployment.parallelism in (Parallelism.OPENMP, Parallelism.OPENMP_MPI):
-            environment.setdefault("OMP_NUM_THREADS", str(cpus_per_task))
-        resource = experiment.resource
-        return {
-            "executable": deployment.executable,
-            "arguments": command_arguments(experiment),
-            "environment": environment,
-            "modules": tuple(deployment.modules),
-            "module_init": resource.module_system.commands(bool(deployment.modules)),
-            "pre_commands": tuple(deployment.pre_commands),
-            "post_commands": tuple(deployment.post_commands),
-            "launcher": tuple(deployment.launcher),
-            "stdin": experiment.stdin,
-            "stdout": experiment.application.stdout,
-            "stderr": experiment.application.stderr,
-            "queue": queue.name,
-            "nodes": experiment.nodes,
-            "tasks": tasks,
-            "cpus_per_task": cpus_per_task,
-            "memory_mb": experiment.memory_mb,
-            "gpus": experiment.gpus,
-            "walltime_s": experiment.walltime_s,
-            "account": experiment.account,
-            "qos": queue.qos,
-            "reservation": queue.reservation,
-            "directives": (*queue.directives, *deployment.directives),
-        }
+        return job_fields(experiment)
 
     async def run(self, context: TaskContext[SubmitParameters]) -> TaskResult:
         """:raises SubmissionRefused: in the scheduler's words
@@ -107,6 +89,14 @@ class Submit(Task[SubmitParameters]):
         from airavata_provider.schedulers.registry import scheduler
         from airavata_provider.schedulers.script import Webhook
 
+        request = request_of(
+            context.parameters,
+            context.resource,
+            name=job_name(context.identity),
+            directory=context.directory,
+            comment=f"{context.identity.dag_id}/{context.identity.experiment_id}",
+        )
+        self._tell_unsupported(context, request)
         job, first = await self._job(context)
         if job.cancel_requested_at is not None and job.submission is not SubmissionState.SUBMITTED:
             raise JobCanceled(
@@ -117,13 +107,7 @@ class Submit(Task[SubmitParameters]):
         native_id = await submit(
             await services.host(resource),
             scheduler(resource.scheduler),
-            JobRequest(
-                name=job.name,
-                directory=context.directory,
-                comment=f"{context.identity.dag_id}/{context.identity.experiment_id}",
-                shell=f"{resource.shell} -l" if resource.module_system.login_shell else resource.shell,
-                **context.parameters.model_dump(exclude={"webhook"}),
-            ),
+            replace(request, name=job.name),
             store=services.store,
             job=job,
             first=first,
@@ -134,6 +118,14 @@ class Submit(Task[SubmitParameters]):
         return TaskResult(
             {"job": job.name, "native_id": native_id, "resource": resource.name, "attempt": job.attempt}
         )
+
+    def _tell_unsupported(self, context: TaskContext[SubmitParameters], request: JobRequest) -> None:
+        """:raises ExperimentRefused: the scheduler cannot express what is asked for, and the resource minds."""
+        faults = list(unsupported(context.resource, request))
+        if faults and context.resource.unsupported_options is Unsupported.ERROR:
+            raise ExperimentRefused(f"task {context.identity.task_id} asks for what cannot be had", faults)
+        for fault in faults:
+            context.log.warning("%s is left out: %s", fault.where, fault.message)
 
     async def cancel(self, context: TaskContext[SubmitParameters]) -> None:
         """Ask for the end of this task's latest job, if this very try made it."""
@@ -177,16 +169,18 @@ class Submit(Task[SubmitParameters]):
         return job, job.created_at == now
 
 
-def layout(parallelism: Parallelism, nodes: int, cpus: int) -> tuple[int, int]:
-    """Processes in all, and cores for each, from the cores asked for in all.
-
-    :param cpus: cores in all, over all nodes
-    """
-    if parallelism is Parallelism.MPI:
-        return cpus, 1
-    if parallelism is Parallelism.OPENMP_MPI:
-        return nodes, max(1, cpus // nodes)
-    return 1, cpus
+def request_of(
+    parameters: SubmitParameters, resource: ComputeResource, *, name: str, directory: str, comment: str
+) -> JobRequest:
+    """What a scheduler is asked for."""
+    values = {field: getattr(parameters, field) for field in SubmitParameters.model_fields if field != "webhook"}
+    return JobRequest(
+        name=name,
+        directory=directory,
+        comment=comment,
+        shell=f"{resource.shell} -l" if resource.module_system.login_shell else resource.shell,
+        **values,
+    )
 
 
 async def request_end(context: TaskContext[Any], job: Job) -> None:

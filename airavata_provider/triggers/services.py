@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from airavata_provider.errors import ConfigurationError
 from airavata_provider.models.catalog import Catalog
 from airavata_provider.models.catalog_folders import CatalogFolders
-from airavata_provider.tasks.base import Services
+from airavata_provider.tasks.base import Services, webhook_url
 
 if TYPE_CHECKING:
     from airavata_provider.models.resource import ComputeResource, Reachable
@@ -91,10 +91,7 @@ class AirflowServices(HostServices):
         return await self.host(found), scheduler(found.scheduler)
 
     def webhook_url(self, resource: ComputeResource, job: str) -> str | None:
-        base = resource.callbacks.url or self.settings.webhook_base_url
-        if not base or not resource.callbacks.webhook:
-            return None
-        return f"{base.rstrip('/')}/airavata/jobs/{job}/events"
+        return webhook_url(self.settings.webhook_base_url, resource, job)
 
     def webhook_token(self, job: str) -> str:
         from airavata_provider.jobs.tokens import token

@@ -31,9 +31,9 @@ class LocalHost:
         self.name = "local"
         self.commands: list[str] = []
         self._noise = noise
-        self._environment = {**os.environ, **(environment or {})}
+        self.environment = {**os.environ, **(environment or {})}
         if path is not None:
-            self._environment["PATH"] = f"{path}:{self._environment['PATH']}"
+            self.environment["PATH"] = f"{path}:{self.environment['PATH']}"
 
     async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
         """Run a text with ``/bin/sh``."""
@@ -44,7 +44,7 @@ class LocalHost:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=self._environment,
+            env=self.environment,
         )
         try:
             out, error = await asyncio.wait_for(process.communicate(command.encode()), timeout)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +23,49 @@ from hypothesis import strategies as st
 
 from airavata_provider.errors import (
     AnswerUnreadable,
+    ConfigurationError,
     SubmissionRefused,
     SubmissionUncertain,
 )
-from airavata_provider.jobs.submission import RemoteHost, submit
+from airavata_provider.jobs.submission import Patience, RemoteHost, submit
 from airavata_provider.models.job import JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
 from airavata_provider.schedulers.registry import scheduler
-from airavata_provider.schedulers.request import JobRequest
+from airavata_provider.schedulers.request import (
+    BY_SCHEDULER,
+    Array,
+    Dependency,
+    Element,
+    JobRequest,
+    MailEvent,
+)
 from tests.contract.hosts import LocalHost, MemoryStore, job
 
 REF = JobRef("12", "ajob", "/scratch/d")
 noise = st.builds(CommandResult, st.integers(0, 255), st.text(), st.text())
+TEXTS = ("queue", "account", "qos", "reservation", "constraint", "gpu_type", "mail_to", "comment")
+"""Fields whose text reaches a directive."""
+
+EVERYTHING = JobRequest(
+    name="ajob", directory="/d", executable="x", queue="q", nodes=2, tasks=4, tasks_per_node=2, cpus_per_task=2,
+    memory_mb=100, gpus=1, gpu_type="a100", walltime_s=60, account="a", qos="o", reservation="r", exclusive=True,
+    constraint="fast", licenses=("l:2",), array=Array((Element(0, "/d/0"), Element(1, "/d/1")), 1),
+    after=(Dependency("12"),), mail_to="a@b.c", mail_events=frozenset(MailEvent), export=("PATH",),
+)  # fmt: skip
+
+
+def _with(field: str, value: Any) -> JobRequest:
+    return replace(EVERYTHING, **{field: value})
 
 
 class SchedulerContract:
     """One adaptor's tests."""
 
     adaptor: Scheduler
+
+    quick_walltime = False
+    """Whether jobs here are ended at a walltime of seconds (a real scheduler's are minutes long)."""
 
     @pytest.fixture
     async def host(self) -> AsyncIterator[RemoteHost]:
@@ -135,6 +162,39 @@ class SchedulerContract:
 
         holds()
 
+    def words(self, line: str) -> list[str]:
+        """A directive's words, as the scheduler splits them."""
+        return shlex.split(line)
+
+    def test_no_value_makes_a_second_directive(self) -> None:
+        text = st.text(min_size=1) | st.sampled_from(
+            ["a b", "a\n-x", "a -x", "a;b", "a=b", '"', "'", "\\", "a,b", "-x"]
+        )
+
+        @given(st.sampled_from(TEXTS), text)
+        def holds(field: str, value: str) -> None:
+            plain, wild = (_with(field, each) for each in ("plain", value))
+            try:
+                lines = self.adaptor.directives(wild)
+            except ConfigurationError:
+                return
+            expected = self.adaptor.directives(plain)
+            assert len(lines) <= len(expected)
+            for line in lines:
+                assert line.splitlines() == [line]
+                assert line.startswith(self.adaptor.prefix)
+            if len(lines) == len(expected):
+                assert [len(self.words(line)) for line in lines] == [len(self.words(line)) for line in expected]
+
+        holds()
+
+    def test_what_is_asked_for_is_said_or_told(self) -> None:
+        known = {name for option in self.adaptor.options for name in option.fields}
+        told = self.adaptor.unsupported(EVERYTHING)
+        assert all(told.values())
+        if self.adaptor.options:
+            assert known | set(told) >= BY_SCHEDULER
+
     # --- real
 
     async def test_a_job_from_queue_to_history(self, host: RemoteHost, folder: Path) -> None:
@@ -152,6 +212,19 @@ class SchedulerContract:
         assert (await self.end(host, good)).state is JobState.COMPLETE
         end = await self.end(host, bad)
         assert (end.state, end.exit_code, end.signal) == (JobState.FAILED, 139, 11)
+
+    async def test_each_end_has_its_outcome(self, host: RemoteHost, folder: Path) -> None:
+        if not self.adaptor.options:
+            pytest.skip(f"{self.adaptor.name} has no directives to tell ends by")
+        shells = {"true": Outcome.COMPLETED, "exit 3": Outcome.FAILED, "kill -SEGV $$": Outcome.SIGNALED}
+        refs = {await self.submitted(host, self.request_(folder, shell)): each for shell, each in shells.items()}
+        late = await self.submitted(host, self.request_(folder, "sleep 60"))
+        for ref, outcome in refs.items():
+            assert (await self.end(host, ref)).outcome is outcome
+        await self.until(host, late, JobState.ACTIVE)
+        await host.run(self.adaptor.cancel_command([late]))
+        end = await self.end(host, late)
+        assert (end.state, end.outcome) == (JobState.CANCELED, Outcome.CANCELED)
 
     async def test_one_command_tells_of_all_jobs_and_a_forgotten_one_spoils_nothing(
         self, host: RemoteHost, folder: Path
@@ -198,8 +271,84 @@ class SchedulerContract:
         return [line for line in (await host.run(ask)).stdout.split("\n") if line.startswith("/proc/")]
 
     async def test_the_walltime_is_kept_and_told(self, host: RemoteHost, folder: Path) -> None:
-        if self.adaptor.enforces_walltime:
+        if self.adaptor.enforces_walltime and not self.quick_walltime:
             pytest.skip("the scheduler's own walltimes are minutes long")
         ref = await self.submitted(host, self.request_(folder, "sleep 60", walltime_s=1))
         status = await self.until(host, ref, JobState.FAILED)
-        assert (status.exit_code, status.reason) == (143, "WALLTIME")
+        if self.adaptor.enforces_walltime:
+            end = await self.end(host, ref)
+            assert (end.state, end.outcome) == (JobState.FAILED, Outcome.WALLTIME)
+        else:
+            assert (status.exit_code, status.reason) == (143, "WALLTIME")
+
+    async def lose_the_answer(self, host: RemoteHost) -> None:
+        """Make the next submit command accept its job, swallow the answer and time out; override it."""
+        pytest.skip(f"{self.adaptor.name} cannot be told to here")
+
+    async def test_a_job_that_was_accepted_without_an_answer_is_found_and_runs_once(
+        self, host: RemoteHost, folder: Path
+    ) -> None:
+        await self.lose_the_answer(host)
+        request = self.request_(folder, "echo run >>runs; sleep 1")
+        store, intent = MemoryStore(), job(request.name, request.directory)
+        hurry = Patience(pauses_s=(0.2,))
+        native_id = await submit(
+            host, self.adaptor, request, store=store, job=intent, first=True, deadline_s=60, patience=hurry
+        )
+        again = await submit(host, self.adaptor, request, store=store, job=intent, patience=hurry)
+        assert again == native_id
+        assert (await self.end(host, JobRef(native_id, request.name, request.directory))).state is JobState.COMPLETE
+        assert (folder / "runs").read_text() == "run\n"
+
+    # --- arrays
+
+    def elements(self, native_id: str, request: JobRequest) -> list[JobRef]:
+        """References to an array's elements."""
+        assert request.array is not None
+        return [
+            JobRef(self.adaptor.element_id(native_id, index), request.name, request.directory, index)
+            for index in request.array.indices
+        ]
+
+    async def array(self, host: RemoteHost, folder: Path, *shells: str, throttle: int | None = None) -> list[JobRef]:
+        """Submit an array with one element for each shell text, in folders of their own; its elements."""
+        if self.adaptor.index_expression is None:
+            pytest.skip(f"{self.adaptor.name} has no arrays")
+        elements = []
+        for index, shell in enumerate(shells):
+            (folder / str(index)).mkdir()
+            elements.append(Element(index, str(folder / str(index)), ("-c", shell)))
+        request = replace(self.request_(folder, ""), array=Array(tuple(elements), throttle))
+        return self.elements((await self.submitted(host, request)).native_id, request)
+
+    async def test_an_array_has_a_state_for_each_element(self, host: RemoteHost, folder: Path) -> None:
+        refs = await self.array(host, folder, "echo zero", "exit 5", "touch up; sleep 60", "kill -SEGV $$")
+        good, bad, long, broken = refs
+        await self.until(host, long, JobState.ACTIVE)
+        ends = [await self.end(host, ref) for ref in (good, bad, broken)]
+        assert [(end.state, end.exit_code) for end in ends] == [
+            (JobState.COMPLETE, 0),
+            (JobState.FAILED, 5),
+            (JobState.FAILED, 139),
+        ]
+        assert (folder / "0" / "stdout.txt").read_text() == "zero\n"
+        # Only that element is cancelled, and the others' ends stay what they were.
+        await host.run(self.adaptor.cancel_command([long]))
+        assert (await self.end(host, long)).state is JobState.CANCELED
+        assert (await self.end(host, good)).state is JobState.COMPLETE
+
+    async def test_one_element_is_cancelled_and_the_other_goes_on(self, host: RemoteHost, folder: Path) -> None:
+        first, second = await self.array(host, folder, "sleep 60", "while [ ! -e go ]; do sleep 0.1; done")
+        for ref in (first, second):
+            await self.until(host, ref, JobState.ACTIVE)
+        await host.run(self.adaptor.cancel_command([first]))
+        assert (await self.end(host, first)).state is JobState.CANCELED
+        assert (await self.states(host, second))[second.native_id].state is JobState.ACTIVE
+        (folder / "1" / "go").touch()
+        assert (await self.end(host, second)).state is JobState.COMPLETE
+
+    async def test_a_throttle_is_kept(self, host: RemoteHost, folder: Path) -> None:
+        shell = "mkdir ../one || exit 9; sleep 1; rmdir ../one"
+        refs = await self.array(host, folder, shell, shell, throttle=1)
+        for ref in refs:
+            assert (await self.end(host, ref)).state is JobState.COMPLETE

@@ -13,6 +13,7 @@ import pytest
 
 from airavata_provider.jobs.submission import RemoteHost
 from airavata_provider.models.job import JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import JobRef
 from airavata_provider.schedulers.fork import Fork
 from airavata_provider.schedulers.record import control_directory
@@ -80,8 +81,8 @@ class TestFork(SchedulerContract):
         os.killpg(group, signal.SIGSTOP)
         await self.until(host, ref, JobState.SUSPENDED)
         await host.run(self.adaptor.cancel_command([ref]))
-        status = await self.until(host, ref, JobState.FAILED)
-        assert status.reason == "SIGNAL TERM"
+        status = await self.until(host, ref, JobState.CANCELED)
+        assert (status.reason, status.outcome) == ("SIGNAL TERM", Outcome.CANCELED)
 
     async def test_a_job_outlives_the_shell_that_submitted_it(self, host: RemoteHost, folder: Path) -> None:
         ref = await self.submitted(host, self.request_(folder, "ps -o sid= -p $$"))

@@ -13,9 +13,19 @@ from airavata_provider.errors import (
     SubmissionUncertain,
 )
 from airavata_provider.models.job import JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus
-from airavata_provider.schedulers.request import JobRequest
-from airavata_provider.schedulers.slurm import HISTORY_STATES, QUEUE_STATES, Slurm, neutral
+from airavata_provider.schedulers.request import (
+    BY_SCHEDULER,
+    Array,
+    Dependency,
+    DependencyKind,
+    Element,
+    JobRequest,
+    MailEvent,
+)
+from airavata_provider.schedulers.slurm import Slurm
+from airavata_provider.schedulers.slurm_states import HISTORY_STATES, QUEUE_STATES, holds, neutral
 from tests.unit.schedulers.captures import SLURM, answer, capture, framed
 
 slurm = Slurm()
@@ -151,15 +161,17 @@ def history(accounting: str, *records: str, controller: str | None = None) -> Co
 def test_ends_of_a_captured_history() -> None:
     ends = slurm.parse_history(history(framed("accounting", capture(f"{SLURM}-sacct.out"))), REFS)
     assert ends == {
-        "1": JobStatus("1", JobState.COMPLETE, "COMPLETED", "bcomplete", 0),
-        "2": JobStatus("2", JobState.FAILED, "FAILED", "bfailed", 3),
-        "3": JobStatus("3", JobState.FAILED, "FAILED", "bsignal", None, 11),
-        "4": JobStatus("4", JobState.FAILED, "TIMEOUT", "btimeout", None, None, "TIMEOUT"),
-        "5": JobStatus("5", JobState.CANCELED, "CANCELLED", "bcancelr", None, None, "CANCELLED by 1001"),
-        "12": JobStatus("12", JobState.COMPLETE, "COMPLETED", "brequeue", 0),
-        "14": JobStatus("14", JobState.COMPLETE, "COMPLETED", "brun", 0),
-        "16": JobStatus("16", JobState.FAILED, "FAILED", "bexit139", 11),
-        "24": JobStatus("24", JobState.FAILED, "FAILED", "wrap", 1),
+        "1": JobStatus("1", JobState.COMPLETE, "COMPLETED", "bcomplete", 0, outcome=Outcome.COMPLETED),
+        "2": JobStatus("2", JobState.FAILED, "FAILED", "bfailed", 3, outcome=Outcome.FAILED),
+        "3": JobStatus("3", JobState.FAILED, "FAILED", "bsignal", None, 11, outcome=Outcome.SIGNALED),
+        "4": JobStatus("4", JobState.FAILED, "TIMEOUT", "btimeout", None, None, "TIMEOUT", Outcome.WALLTIME),
+        "5": JobStatus(
+            "5", JobState.CANCELED, "CANCELLED", "bcancelr", None, None, "CANCELLED by 1001", Outcome.CANCELED
+        ),
+        "12": JobStatus("12", JobState.COMPLETE, "COMPLETED", "brequeue", 0, outcome=Outcome.COMPLETED),
+        "14": JobStatus("14", JobState.COMPLETE, "COMPLETED", "brun", 0, outcome=Outcome.COMPLETED),
+        "16": JobStatus("16", JobState.FAILED, "FAILED", "bexit139", 11, outcome=Outcome.FAILED),
+        "24": JobStatus("24", JobState.FAILED, "FAILED", "wrap", 1, outcome=Outcome.FAILED),
     }, "jobs that accounting shows as pending or suspended have no end"
 
 
@@ -177,8 +189,9 @@ def test_the_jobs_own_record_has_the_true_exit_code() -> None:
         record("4", 143, "15", "WALLTIME"),
     )
     ends = slurm.parse_history(result, REFS)
-    assert (ends["16"].exit_code, ends["16"].signal) == (139, 11)
+    assert (ends["16"].exit_code, ends["16"].signal, ends["16"].outcome) == (139, 11, Outcome.SIGNALED)
     assert (ends["4"].native_state, ends["4"].exit_code, ends["4"].reason) == ("TIMEOUT", 143, "TIMEOUT")
+    assert ends["4"].outcome is Outcome.WALLTIME
 
 
 @pytest.mark.parametrize(
@@ -287,8 +300,8 @@ def test_what_may_have_been_accepted_is_uncertain(status: int, stdout: str, word
 
 
 def test_find_has_three_answers() -> None:
-    empty, hit = framed("queue"), framed("queue", "41|ajob\n40|ajob\n7|other\n15_1|ajob\n")
-    accounting = framed("accounting", "39|ajob\n")
+    empty, hit = framed("queue"), framed("queue", "41|ajob|1\n40|ajob|N/A\n7|other|1\n")
+    accounting = framed("accounting", "39|ajob|1\n")
     no_accounting = framed("accounting", status=127, errors="sacct: not found")
     down = framed("accounting", status=1, errors="sacct: error: Connection refused")
     assert slurm.parse_find(answer(hit, no_accounting), "ajob") == "40"
@@ -307,6 +320,163 @@ def test_find_has_three_answers() -> None:
             slurm.parse_find(unreadable, "ajob")
 
 
+def test_a_job_older_than_the_wish_for_it_is_not_ours() -> None:
+    clock = framed("clock", "2000\n")
+    queue = framed("queue", "40|ajob|1000\n41|ajob|1950\n")
+    late = answer(clock, queue, framed("accounting", "39|ajob|900\n"))
+    assert slurm.parse_find_within(late, "ajob", 100) == "41"
+    assert slurm.parse_find_within(late, "ajob", 1000) == "40"
+    assert slurm.parse_find_within(late, "ajob", 20) is None
+    assert slurm.parse_find(late, "ajob") == "39"
+    no_clock = answer(framed("clock", status=127), queue, framed("accounting"))
+    assert slurm.parse_find_within(no_clock, "ajob", 100) == "40", "what cannot be told hides no job"
+
+
+def test_an_array_is_found_by_its_own_id() -> None:
+    queue = framed("queue", "3948|optarr|1795241723\n3948|optarr|1795241723\n")
+    accounting = framed("accounting", "3948_0|optarr|1795241723\n3948_[2-3%2]|optarr|1795241723\n")
+    assert slurm.parse_find(answer(queue, framed("accounting")), "optarr") == "3948"
+    assert slurm.parse_find(answer(framed("queue"), accounting), "optarr") == "3948"
+
+
+# --- arrays
+
+ELEMENTS = [JobRef(f"3948_{index}", "optarr", "/s", index) for index in (0, 1, 2, 3, 7)]
+
+
+@pytest.mark.parametrize("name", ["squeue-array", "squeue-array-ranges"])
+def test_states_of_elements(name: str) -> None:
+    states = slurm.parse_status(answer(framed("queue", capture(f"{SLURM}-{name}.out"))), ELEMENTS)
+    assert {i: s.state for i, s in states.items()} == {
+        "3948_0": JobState.ACTIVE,
+        "3948_1": JobState.ACTIVE,
+        "3948_2": JobState.QUEUED,
+        "3948_3": JobState.QUEUED,
+        "3948_7": JobState.QUEUED,
+    }
+
+
+def test_ends_of_elements_and_one_that_was_forgotten_while_it_waited() -> None:
+    accounting = framed("accounting", capture(f"{SLURM}-sacct-array.out"))
+    elements = framed("elements", capture(f"{SLURM}-squeue-array-canceled.out"))
+    one = record("3948_1", 3)
+    ends = slurm.parse_history(answer(elements, framed("records", one), accounting), ELEMENTS)
+    assert {i: (s.state, s.reason) for i, s in ends.items()} == {
+        "3948_0": (JobState.CANCELED, "CANCELLED by 1002"),
+        "3948_1": (JobState.CANCELED, "CANCELLED by 1002"),
+        "3948_2": (JobState.CANCELED, "CANCELLED by 1002"),
+        "3948_3": (JobState.CANCELED, "CANCELLED by 1002"),
+        "3948_7": (JobState.CANCELED, "cancelled while it waited"),
+    }
+    assert ends["3948_1"].exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("elements", "records", "accounting"),
+    [
+        ("", "", framed("accounting")),  # nobody knows the array
+        ("3948_7|3948|optarr\n", "", framed("accounting")),  # the queue has it
+        ("3948_1|3948|optarr\n", "3948_7|STARTED\n", framed("accounting")),  # it has begun
+        ("3948_1|3948|other\n", "", framed("accounting")),  # another array has the id
+        ("3948_1|3948|optarr\n", "", framed("accounting", "3948_[5-9]|PENDING|0:0|optarr\n")),
+        ("3948_1|3948|optarr\n", "", framed("accounting", status=1, errors="sacct: error: refused")),
+    ],
+)
+def test_an_element_is_not_cancelled_for_want_of_news(elements: str, records: str, accounting: str) -> None:
+    result = answer(framed("elements", elements), framed("records", records), accounting, framed("controller"))
+    try:
+        assert slurm.parse_history(result, ELEMENTS[-1:]) == {}
+    except AnswerUnreadable:
+        assert "refused" in accounting
+
+
+def test_an_element_by_the_controller() -> None:
+    gone = framed("accounting", status=127, errors="sacct: not found")
+    controller = framed("controller", capture(f"{SLURM}-scontrol-array.out"))
+    ends = slurm.parse_history(answer(framed("records"), gone, controller), ELEMENTS)
+    assert {i: s.state for i, s in ends.items()} == {"3948_3": JobState.CANCELED}
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=20, unique=True), st.integers(0, 60))
+def test_an_element_is_found_in_a_list_of_elements(indices: list[int], index: int) -> None:
+    lines = slurm.directives(request(array=Array(tuple(Element(each, "/s") for each in indices), throttle=3)))
+    (written,) = [line.partition("=")[2] for line in lines if "--array" in line]
+    state = slurm.parse_status(
+        answer(framed("queue", f"5_[{written}]|PENDING|None|ajob\n")), [JobRef(f"5_{index}", "ajob", "/s", index)]
+    )
+    assert bool(state) == (index in indices)
+
+
+def test_steps_in_a_list_of_elements() -> None:
+    assert [index for index in range(12) if holds("[0-8:4,11%2]", index)] == [0, 4, 8, 11]
+
+
+# --- outcomes
+
+
+@pytest.mark.parametrize(
+    ("native", "reason", "outcome"),
+    [
+        ("OUT_OF_ME+", "OutOfMemory", Outcome.OUT_OF_MEMORY),
+        ("TIMEOUT", "TimeLimit", Outcome.WALLTIME),
+        ("DEADLINE", "DeadLine", Outcome.WALLTIME),
+        ("NODE_FAIL", "NodeDown", Outcome.NODE_FAILURE),
+        ("BOOT_FAIL", "None", Outcome.NODE_FAILURE),
+        ("PREEMPTED", "None", Outcome.PREEMPTED),
+        ("CANCELLED by 1001", "None", Outcome.CANCELED),
+        ("COMPLETED", "None", Outcome.COMPLETED),
+        ("FAILED", "NonZeroExitCode", Outcome.FAILED),
+        ("FAILED", "RaisedSignal:11(Segmentation_fault)", Outcome.SIGNALED),
+        ("FAILED", "BadConstraints", Outcome.NEVER_STARTS),
+        ("SUSPENDED", "None", Outcome.SUSPENDED),
+        ("RUNNING", "None", None),
+        ("PENDING", "Priority", None),
+        ("PENDING", "Resources", None),
+        ("PENDING", "AssocMaxJobsLimit", None),
+        ("PENDING", "QOSMaxCpuPerUserLimit", None),
+        ("PENDING", "QOSMaxJobsPerUserLimit", None),
+        ("PENDING", "AssocGrpCpuLimit", None),
+        ("PENDING", "ReqNodeNotAvail, UnavailableNodes:n1", None),
+        ("PENDING", "PartitionTimeLimit", Outcome.NEVER_STARTS),
+        ("PENDING", "QOSMaxCpuPerJobLimit", Outcome.NEVER_STARTS),
+        ("PENDING", "QOSMaxNodePerJobLimit", Outcome.NEVER_STARTS),
+        ("PENDING", "QOSMaxMemoryPerJob", Outcome.NEVER_STARTS),
+        ("PENDING", "QOSMaxWallDurationPerJobLimit", Outcome.NEVER_STARTS),
+        ("PENDING", "AssocMaxWallDurationPerJobLimit", Outcome.NEVER_STARTS),
+        ("PENDING", "AssocMaxCpuPerJobLimit", Outcome.NEVER_STARTS),
+        ("PENDING", "InvalidQOS", Outcome.NEVER_STARTS),
+        ("PENDING", "InvalidAccount", Outcome.NEVER_STARTS),
+        ("PENDING", "DependencyNeverSatisfied", Outcome.NEVER_STARTS),
+        ("PENDING", "JobHeldUser", Outcome.HELD),
+        ("PENDING", "JobHeldAdmin", Outcome.HELD),
+        ("PENDING", "launch_failed_requeued_held", Outcome.HELD),
+    ],
+)
+def test_outcomes(native: str, reason: str, outcome: Outcome | None) -> None:
+    found = slurm.parse_status(answer(framed("queue", f"1|{native}|{reason}|bcomplete|debug|1|1\n")), REFS)
+    assert found["1"].outcome is outcome
+
+
+@pytest.mark.parametrize("reason", ["PartitionConfig", "PartitionNodeLimit"])
+@pytest.mark.parametrize(
+    ("asked", "sizes", "outcome"),
+    [
+        ("debug|1|100", "sizes|debug|1|0/0/64/64|1-infinite\n", Outcome.NEVER_STARTS),
+        ("debug|2|2", "sizes|debug|1|0/64/0/64|1-infinite\n", Outcome.NEVER_STARTS),
+        ("debug|9|9", "sizes|debug|100|0/6400/0/6400|1-8\n", Outcome.NEVER_STARTS),
+        ("debug|1|64", "sizes|debug|1|0/0/64/64|1-infinite\n", None),  # its nodes are down
+        ("debug,long|2|2", "sizes|debug|1|0/64/0/64|1-infinite\nsizes|long|4|0/64/0/64|1-infinite\n", None),
+        ("debug|1|100", "", None),
+        ("debug|1|100", "sizes|debug|?|?|?\n", None),
+    ],
+)
+def test_larger_than_the_partition_is_told_from_nodes_that_are_down(
+    reason: str, asked: str, sizes: str, outcome: Outcome | None
+) -> None:
+    lines = f"1|PENDING|{reason}|bcomplete|{asked}\n{sizes}"
+    assert slurm.parse_status(answer(framed("queue", lines)), REFS)["1"].outcome is outcome
+
+
 # --- directives
 
 
@@ -314,27 +484,41 @@ def test_directives() -> None:
     lines = slurm.directives(
         request(
             queue="debug", nodes=2, tasks=8, cpus_per_task=4, memory_mb=2000, gpus=1, walltime_s=90061, account="a b",
-            qos="high", reservation="r", comment='say "hi"\n#\\', directives=("--constraint=fast", "#SBATCH -x n1"),
+            qos="high", reservation="r", comment='say "hi"\n#\\', directives=("--nice=5", "#SBATCH -x n1"),
+            tasks_per_node=4, gpu_type="a100", exclusive=True, constraint="fast&ib", licenses=("abaqus:2", "matlab"),
+            array=Array(tuple(Element(index, "/s/d") for index in (0, 1, 2, 3, 7)), throttle=2),
+            after=(Dependency("12"), Dependency("13_4", DependencyKind.ENDED), Dependency("14", DependencyKind.FAILED),
+                   Dependency("15", DependencyKind.STARTED)),
+            mail_to="a@b.org", mail_events=frozenset(MailEvent), export=("HOME", "LANG"),
         )
     )  # fmt: skip
     assert lines == [
         "#SBATCH --job-name=ajob",
         "#SBATCH --chdir=/s/d",
-        "#SBATCH --output=/s/d/.airavata/ajob/log",
+        "#SBATCH --output=/s/d/.airavata/ajob/%a/log",
         "#SBATCH --open-mode=append",
+        '#SBATCH --comment="say \\"hi\\" #\\\\"',
+        "#SBATCH --signal=B:USR1@60",
         "#SBATCH --partition=debug",
         "#SBATCH --nodes=2",
         "#SBATCH --ntasks=8",
+        "#SBATCH --ntasks-per-node=4",
         "#SBATCH --cpus-per-task=4",
         "#SBATCH --mem=2000M",
-        "#SBATCH --gres=gpu:1",
+        "#SBATCH --gres=gpu:a100:1",
         "#SBATCH --time=1-01:01:01",
         '#SBATCH --account="a b"',
         "#SBATCH --qos=high",
         "#SBATCH --reservation=r",
-        '#SBATCH --comment="say \\"hi\\" #\\\\"',
-        "#SBATCH --signal=B:USR1@60",
-        "#SBATCH --constraint=fast",
+        "#SBATCH --exclusive",
+        '#SBATCH --constraint="fast&ib"',
+        "#SBATCH --licenses=abaqus:2,matlab",
+        "#SBATCH --array=0-3,7%2",
+        "#SBATCH --dependency=afterok:12,afterany:13_4,afternotok:14,after:15",
+        "#SBATCH --mail-type=BEGIN,END,FAIL,REQUEUE",
+        "#SBATCH --mail-user=a@b.org",
+        "#SBATCH --export=HOME,LANG",
+        "#SBATCH --nice=5",
         "#SBATCH -x n1",
     ]
 
@@ -345,7 +529,9 @@ def test_a_short_job_gets_no_notice_and_a_percent_sign_is_none_of_slurms() -> No
     assert "#SBATCH --output=/s/50%%/.airavata/ajob/log" in lines
 
 
-@pytest.mark.parametrize("line", ["-M other", "--clusters=other", "-a 1-3", "--array=1", "--wait", "-W", "x\ny"])
+@pytest.mark.parametrize(
+    "line", ["-M other", "--clusters=other", "-a 1-3", "--array=1", "--wait", "-W", "--arr=1", "-W --x", '"', "x\ny"]
+)
 def test_directives_that_would_hide_the_job_are_refused(line: str) -> None:
     with pytest.raises(ConfigurationError):
         slurm.directives(request(directives=(line,)))
@@ -356,6 +542,36 @@ def test_free_text_never_starts_a_second_line(text: str) -> None:
     for line in slurm.directives(request(comment=text)):
         assert len(line.splitlines()) == 1
         assert line.startswith("#SBATCH --")
+
+
+def test_every_field_has_words() -> None:
+    assert {name for option in slurm.options for name in option.fields} == BY_SCHEDULER
+    assert slurm.unsupported(request()) == {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"gpus": 1, "gpu_type": "a100:4,license"},
+        {"licenses": ("a,b",)},
+        {"after": (Dependency("12,after:13"),)},
+        {"export": ("A=b",)},
+    ],
+)
+def test_what_a_list_cannot_hold_is_told(fields: dict[str, object]) -> None:
+    told = slurm.unsupported(request(**fields))
+    assert set(told) == set(fields)
+    assert not [line for line in slurm.directives(request(**fields)) if "," in line]
+
+
+def test_raw_directives_take_places() -> None:
+    queue, deployment = ("-C slow", "--nice=5", "--mem=1G"), ("--constraint=fast", "!--mem", "!--ntasks")
+    merged = slurm.merge_directives(queue, deployment)
+    assert merged == ("--nice=5", "--constraint=fast", "!--mem", "!--ntasks")
+    lines = slurm.directives(request(memory_mb=100, constraint="ours", nodes=2, directives=merged))
+    assert [line for line in lines if "--mem" in line or "--ntasks" in line or "ours" in line] == []
+    assert lines[-2:] == ["#SBATCH --nice=5", "#SBATCH --constraint=fast"]
+    assert "#SBATCH --nodes=2" in lines
 
 
 def test_a_value_that_no_directive_carries_is_refused() -> None:

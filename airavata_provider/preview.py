@@ -1,0 +1,91 @@
+"""The job scripts of an experiment as they would be submitted, for people to read; nothing is submitted.
+
+Reads the deployment's catalog, patterns and settings. Blocking; loads neither asyncssh nor the job store. No secret
+is in a script, so none is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from airavata_provider.errors import AiravataError, ExperimentRefused, Fault
+from airavata_provider.models.experiment import ResolvedExperiment
+from airavata_provider.models.identity import TaskIdentity, experiment_directory, job_name
+from airavata_provider.models.pattern import Pattern, load_pattern
+from airavata_provider.models.pattern_folders import builtin_patterns, pattern_files
+from airavata_provider.models.template import TemplateError, render
+from airavata_provider.schedulers.record import control_directory
+from airavata_provider.schedulers.registry import scheduler
+from airavata_provider.schedulers.script import Webhook, write_script
+from airavata_provider.settings import get_settings
+from airavata_provider.tasks.base import webhook_url
+from airavata_provider.tasks.job_request import unsupported
+from airavata_provider.tasks.registry import parameter_models
+from airavata_provider.tasks.submission import Submit, SubmitParameters, request_of
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One job's script.
+
+    :param task: id of the pattern's task that submits it
+    :param script: its text
+    :param left_out: what is asked for and the scheduler has no words for
+    """
+
+    task: str
+    script: str
+    left_out: tuple[Fault, ...]
+
+
+def previews(resolved: ResolvedExperiment) -> Iterator[Preview]:
+    """The scripts of the pattern's ``submit`` tasks, in its order.
+
+    Names of jobs and directories depend on when the run was made, so the real ones differ.
+
+    :raises ExperimentRefused: parameters that make no sense
+    :raises AiravataError: the pattern submits nothing, or says so with what only an earlier task's result tells
+    """
+    pattern = _pattern(resolved.pattern)
+    tasks = [task for task in pattern.tasks if task.type == Submit.name]
+    if not tasks:
+        raise AiravataError(f"the pattern {pattern.name} submits no job")
+    experiment_id = resolved.experiment.id or "preview"
+    directory_name = experiment_directory(pattern.name, experiment_id, "")
+    for task in tasks:
+        resource = resolved.resource
+        if task.resource not in (None, resource.name):
+            raise AiravataError(f"task {task.id} submits to {task.resource}, whatever the experiment says")
+        directory = f"{resource.scratch}/{directory_name}"
+        variables = {
+            **resolved.variables(directory),
+            "tasks": {},
+            "run": {"dag_id": pattern.name, "id": experiment_id, "try_number": 1},
+        }
+        try:
+            given = {**Submit().defaults(resolved), **render(task.parameters, variables)}
+            parameters = SubmitParameters.model_validate(given)
+        except TemplateError as error:
+            raise AiravataError(f"task {task.id}: only a run can tell: {error}") from error
+        except ValidationError as error:
+            faults = [Fault(".".join(map(str, each["loc"])), each["msg"]) for each in error.errors()]
+            raise ExperimentRefused(f"task {task.id}: its parameters make no sense", faults) from None
+        name = job_name(TaskIdentity(pattern.name, experiment_id, task.id))
+        comment = f"{pattern.name}/{experiment_id}"
+        request = request_of(parameters, resource, name=name, directory=directory, comment=comment)
+        url = webhook_url(get_settings().webhook_base_url, resource, name) if parameters.webhook else None
+        webhook = Webhook(url, "") if url else None
+        script = write_script(
+            scheduler(resource.scheduler), request, webhook, control_directory(directory, request.name)
+        )
+        yield Preview(task.id, script, tuple(unsupported(resource, request)))
+
+
+def _pattern(name: str) -> Pattern:
+    for file in pattern_files((builtin_patterns(), *get_settings().patterns_folders)):
+        if file.name == name:
+            return load_pattern(file.path, parameter_models())
+    raise AiravataError(f"no pattern {name!r}")
