@@ -31,7 +31,7 @@ from airavata_provider.schedulers.pbs_answers import (
     with_record,
 )
 from airavata_provider.schedulers.pbs_options import PBS_OPTIONS, plain_path
-from airavata_provider.schedulers.record import control_directory, parse_exit_record
+from airavata_provider.schedulers.record import control_directory, make_directories, parse_exit_record
 from airavata_provider.schedulers.request import JobRequest, Option
 
 _ENVIRONMENT = "unset PBS_QSTAT_NO_COMPLETE PBS_QSTAT_EXECONLY"
@@ -130,6 +130,11 @@ class PBSFamily(Scheduler):
             if word.startswith("-W") and re.search(r"\bblock\b|\barray_", value):
                 raise ConfigurationError(f"directive {line!r}: the job could not be followed with {value}")
 
+    def directive_key(self, line: str) -> str:
+        """The letter, with the resource's or attribute's name for ``-l`` and ``-W``; ``-qlong`` is ``-q long``."""
+        letter, value = line.strip()[:2], line.strip()[2:]
+        return f"{letter} {value.partition('=')[0].strip()}".strip() if letter in ("-l", "-W") else letter
+
     def element_id(self, native_id: str, index: int) -> str:
         """``12[3].server`` of ``12[].server``."""
         return native_id.replace("[]", f"[{index}]", 1)
@@ -139,8 +144,7 @@ class PBSFamily(Scheduler):
         elements need their control directories before one of them starts.
         """
         control = control_directory(request.directory, request.name)
-        indices = " ".join(str(index) for index in request.array.indices) if request.array else ""
-        made = f"(umask 077; cd {quote(control)} && mkdir -p {indices}) && " if indices else ""
+        made = f"(umask 077; {make_directories(control, request.array.indices)}) && " if request.array else ""
         return f"{made}exec {words} -N {quote(request.name)} {quote(script)}"
 
     def parse_submit(self, result: CommandResult) -> str:
@@ -170,7 +174,7 @@ class PBSFamily(Scheduler):
 
     def history_command(self, jobs: Sequence[JobRef]) -> str:
         """The jobs' own exit records, what PBS wrote into their logs, and ``qstat``."""
-        records = [f"airavata_record {quote(job.native_id)} {quote(f'{element_control(job)}/exit')}" for job in jobs]
+        records = [f"airavata_record {quote(job.native_id)} {quote(f'{_control(job)}/exit')}" for job in jobs]
         whys = [f"airavata_why {quote(job.native_id)} {quote(self.log_file(job))}" for job in jobs]
         return "\n".join(
             (
@@ -250,7 +254,7 @@ class PBS(PBSFamily):
 
     def log_file(self, job: JobRef) -> str:
         """In the job's own control directory."""
-        return f"{element_control(job)}/scheduler.log"
+        return f"{_control(job)}/scheduler.log"
 
     def ask(self, jobs: Sequence[JobRef]) -> str:
         """With ended jobs, as JSON."""
@@ -277,10 +281,8 @@ class PBS(PBSFamily):
         return None
 
 
-def element_control(job: JobRef) -> str:
-    """A job's control directory, an element's for an element."""
-    control = control_directory(job.directory, job.name)
-    return control if job.index is None else f"{control}/{job.index}"
+def _control(job: JobRef) -> str:
+    return control_directory(job.directory, job.name, job.index)
 
 
 def _names(job: JobRef) -> tuple[str, ...]:

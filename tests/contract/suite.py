@@ -1,7 +1,11 @@
-"""What every scheduler adaptor promises, as tests: subclass :class:`SchedulerContract` and name the adaptor.
+"""What every scheduler adaptor promises, as tests: subclass one of these classes and name the adaptor.
 
-A plug-in's author gives ``adaptor`` and, where jobs can really be run, a ``host``; the tests that need one are
-skipped without. Jobs here take a second or two.
+- :class:`PureContract`: what needs no scheduler.
+- :class:`JobsContract`: that, and jobs that really run; it needs a ``host``.
+- :class:`SchedulerContract`: that, and arrays. What a scheduler with arrays keeps as a whole.
+- :class:`WalltimeContract`, beside one of them, where a walltime may be as short as a second.
+
+Jobs here take a second or two.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from hypothesis import strategies as st
 from airavata_provider.errors import (
     AnswerUnreadable,
     ConfigurationError,
+    ConnectFailed,
     SubmissionRefused,
     SubmissionUncertain,
 )
@@ -40,7 +45,7 @@ from airavata_provider.schedulers.request import (
     JobRequest,
     MailEvent,
 )
-from tests.contract.hosts import LocalHost, MemoryStore, job
+from tests.contract.hosts import MemoryStore, job
 
 REF = JobRef("12", "ajob", "/scratch/d")
 noise = st.builds(CommandResult, st.integers(0, 255), st.text(), st.text())
@@ -59,64 +64,30 @@ def _with(field: str, value: Any) -> JobRequest:
     return replace(EVERYTHING, **{field: value})
 
 
-class SchedulerContract:
-    """One adaptor's tests."""
+class _Losing:
+    """The first answer never arrives."""
+
+    def __init__(self, host: RemoteHost) -> None:
+        self._host, self._lost = host, False
+
+    @property
+    def name(self) -> str:
+        return self._host.name
+
+    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
+        result = await self._host.run(command, timeout=timeout)
+        if not self._lost:
+            self._lost = True
+            cut = ConnectFailed("the connection was cut")
+            cut.started = True
+            raise cut
+        return result
+
+
+class PureContract:
+    """What needs no scheduler."""
 
     adaptor: Scheduler
-
-    quick_walltime = False
-    """Whether jobs here are ended at a walltime of seconds (a real scheduler's are minutes long)."""
-
-    @pytest.fixture
-    async def host(self) -> AsyncIterator[RemoteHost]:
-        """Where its commands run; override it, or leave it and its tests are skipped."""
-        pytest.skip(f"no {self.adaptor.name} here")
-        yield LocalHost()
-
-    @pytest.fixture
-    def folder(self) -> Any:
-        """A working directory that the job's account can write, with a name that needs quoting."""
-        path = Path(tempfile.mkdtemp(prefix="contract $x'é "))
-        yield path
-        shutil.rmtree(path, ignore_errors=True)
-
-    def request_(self, folder: Path, shell: str, **fields: Any) -> JobRequest:
-        """A small job with a name of its own."""
-        given = {"name": f"a{os.urandom(7).hex()}", "walltime_s": 300, **fields}
-        return JobRequest(directory=str(folder), executable="/bin/sh", arguments=("-c", shell), **given)
-
-    async def submitted(self, host: RemoteHost, request: JobRequest) -> JobRef:
-        """Submit a job, first try."""
-        store = MemoryStore()
-        intent = job(request.name, request.directory)
-        native_id = await submit(host, self.adaptor, request, store=store, job=intent, first=True)
-        return JobRef(native_id, request.name, request.directory)
-
-    async def states(self, host: RemoteHost, *refs: JobRef) -> Mapping[str, JobStatus]:
-        """What the queue says."""
-        return self.adaptor.parse_status(await host.run(self.adaptor.status_command(refs)), refs)
-
-    async def until(self, host: RemoteHost, ref: JobRef, *wanted: JobState) -> JobStatus:
-        """Ask until the job is in one of the states."""
-        end = time.monotonic() + 60
-        while True:
-            status = (await self.states(host, ref)).get(ref.native_id)
-            if status is not None and status.state in wanted:
-                return status
-            assert time.monotonic() < end, f"the job is {status}"
-            await asyncio.sleep(0.2)
-
-    async def end(self, host: RemoteHost, ref: JobRef) -> JobStatus:
-        """What the history says, once it knows."""
-        end = time.monotonic() + 60
-        while True:
-            result = await host.run(self.adaptor.history_command([ref]))
-            if found := self.adaptor.parse_history(result, [ref]).get(ref.native_id):
-                return found
-            assert time.monotonic() < end, f"no history: {result}"
-            await asyncio.sleep(0.5)
-
-    # --- pure
 
     def test_it_is_found_by_its_name(self) -> None:
         assert isinstance(scheduler(self.adaptor.name), type(self.adaptor))
@@ -195,7 +166,58 @@ class SchedulerContract:
         if self.adaptor.options:
             assert known | set(told) >= BY_SCHEDULER
 
-    # --- real
+
+class JobsContract(PureContract):
+    """And jobs that really run."""
+
+    @pytest.fixture
+    async def host(self) -> AsyncIterator[RemoteHost]:
+        """Where its commands run."""
+        raise NotImplementedError(f"{type(self).__name__} needs a fixture named host")
+        yield
+
+    @pytest.fixture
+    def folder(self) -> Any:
+        """A working directory that the job's account can write, with a name that needs quoting."""
+        path = Path(tempfile.mkdtemp(prefix="contract $x'é "))
+        yield path
+        shutil.rmtree(path, ignore_errors=True)
+
+    def request_(self, folder: Path, shell: str, **fields: Any) -> JobRequest:
+        """A small job with a name of its own."""
+        given = {"name": f"a{os.urandom(7).hex()}", "walltime_s": 300, **fields}
+        return JobRequest(directory=str(folder), executable="/bin/sh", arguments=("-c", shell), **given)
+
+    async def submitted(self, host: RemoteHost, request: JobRequest) -> JobRef:
+        """Submit a job, first try."""
+        store = MemoryStore()
+        intent = job(request.name, request.directory)
+        native_id = await submit(host, self.adaptor, request, store=store, job=intent, first=True)
+        return JobRef(native_id, request.name, request.directory)
+
+    async def states(self, host: RemoteHost, *refs: JobRef) -> Mapping[str, JobStatus]:
+        """What the queue says."""
+        return self.adaptor.parse_status(await host.run(self.adaptor.status_command(refs)), refs)
+
+    async def until(self, host: RemoteHost, ref: JobRef, *wanted: JobState) -> JobStatus:
+        """Ask until the job is in one of the states."""
+        end = time.monotonic() + 60
+        while True:
+            status = (await self.states(host, ref)).get(ref.native_id)
+            if status is not None and status.state in wanted:
+                return status
+            assert time.monotonic() < end, f"the job is {status}"
+            await asyncio.sleep(0.2)
+
+    async def end(self, host: RemoteHost, ref: JobRef) -> JobStatus:
+        """What the history says, once it knows."""
+        end = time.monotonic() + 60
+        while True:
+            result = await host.run(self.adaptor.history_command([ref]))
+            if found := self.adaptor.parse_history(result, [ref]).get(ref.native_id):
+                return found
+            assert time.monotonic() < end, f"no history: {result}"
+            await asyncio.sleep(0.5)
 
     async def test_a_job_from_queue_to_history(self, host: RemoteHost, folder: Path) -> None:
         ref = await self.submitted(host, self.request_(folder, "echo out; echo err >&2; exit 3"))
@@ -214,8 +236,6 @@ class SchedulerContract:
         assert (end.state, end.exit_code, end.signal) == (JobState.FAILED, 139, 11)
 
     async def test_each_end_has_its_outcome(self, host: RemoteHost, folder: Path) -> None:
-        if not self.adaptor.options:
-            pytest.skip(f"{self.adaptor.name} has no directives to tell ends by")
         shells = {"true": Outcome.COMPLETED, "exit 3": Outcome.FAILED, "kill -SEGV $$": Outcome.SIGNALED}
         refs = {await self.submitted(host, self.request_(folder, shell)): each for shell, each in shells.items()}
         late = await self.submitted(host, self.request_(folder, "sleep 60"))
@@ -270,37 +290,31 @@ class SchedulerContract:
         ask = f"grep -lszxF AIRAVATA_JOB={name} /proc/[0-9]*/environ"
         return [line for line in (await host.run(ask)).stdout.split("\n") if line.startswith("/proc/")]
 
-    async def test_the_walltime_is_kept_and_told(self, host: RemoteHost, folder: Path) -> None:
-        if self.adaptor.enforces_walltime and not self.quick_walltime:
-            pytest.skip("the scheduler's own walltimes are minutes long")
-        ref = await self.submitted(host, self.request_(folder, "sleep 60", walltime_s=1))
-        status = await self.until(host, ref, JobState.FAILED)
-        if self.adaptor.enforces_walltime:
-            end = await self.end(host, ref)
-            assert (end.state, end.outcome) == (JobState.FAILED, Outcome.WALLTIME)
-        else:
-            assert (status.exit_code, status.reason) == (143, "WALLTIME")
+    async def losing(self, host: RemoteHost) -> RemoteHost:
+        """A host whose next submit command is run and whose answer never arrives: here, the connection is cut.
 
-    async def lose_the_answer(self, host: RemoteHost) -> None:
-        """Make the next submit command accept its job, swallow the answer and time out; override it."""
-        pytest.skip(f"{self.adaptor.name} cannot be told to here")
+        Override it where the scheduler's own command can be told to time out.
+        """
+        return _Losing(host)
 
     async def test_a_job_that_was_accepted_without_an_answer_is_found_and_runs_once(
         self, host: RemoteHost, folder: Path
     ) -> None:
-        await self.lose_the_answer(host)
+        loses = await self.losing(host)
         request = self.request_(folder, "echo run >>runs; sleep 1")
         store, intent = MemoryStore(), job(request.name, request.directory)
         hurry = Patience(pauses_s=(0.2,))
         native_id = await submit(
-            host, self.adaptor, request, store=store, job=intent, first=True, deadline_s=60, patience=hurry
+            loses, self.adaptor, request, store=store, job=intent, first=True, deadline_s=60, patience=hurry
         )
         again = await submit(host, self.adaptor, request, store=store, job=intent, patience=hurry)
         assert again == native_id
         assert (await self.end(host, JobRef(native_id, request.name, request.directory))).state is JobState.COMPLETE
         assert (folder / "runs").read_text() == "run\n"
 
-    # --- arrays
+
+class SchedulerContract(JobsContract):
+    """And arrays."""
 
     def elements(self, native_id: str, request: JobRequest) -> list[JobRef]:
         """References to an array's elements."""
@@ -312,8 +326,6 @@ class SchedulerContract:
 
     async def array(self, host: RemoteHost, folder: Path, *shells: str, throttle: int | None = None) -> list[JobRef]:
         """Submit an array with one element for each shell text, in folders of their own; its elements."""
-        if self.adaptor.index_expression is None:
-            pytest.skip(f"{self.adaptor.name} has no arrays")
         elements = []
         for index, shell in enumerate(shells):
             (folder / str(index)).mkdir()
@@ -352,3 +364,16 @@ class SchedulerContract:
         refs = await self.array(host, folder, shell, shell, throttle=1)
         for ref in refs:
             assert (await self.end(host, ref)).state is JobState.COMPLETE
+
+
+class WalltimeContract(JobsContract):
+    """And a walltime of a second, which a real scheduler's clock may be too coarse for."""
+
+    async def test_the_walltime_is_kept_and_told(self, host: RemoteHost, folder: Path) -> None:
+        ref = await self.submitted(host, self.request_(folder, "sleep 60", walltime_s=1))
+        status = await self.until(host, ref, JobState.FAILED)
+        if self.adaptor.enforces_walltime:
+            end = await self.end(host, ref)
+            assert (end.state, end.outcome) == (JobState.FAILED, Outcome.WALLTIME)
+        else:
+            assert (status.exit_code, status.reason, status.outcome) == (143, "WALLTIME", Outcome.WALLTIME)

@@ -18,10 +18,10 @@ from airavata_provider.schedulers.base import JobRef
 from airavata_provider.schedulers.fork import Fork
 from airavata_provider.schedulers.record import control_directory
 from tests.contract.hosts import LocalHost
-from tests.contract.suite import SchedulerContract
+from tests.contract.suite import WalltimeContract
 
 
-class TestFork(SchedulerContract):
+class TestFork(WalltimeContract):
     """Detached processes of this machine."""
 
     adaptor = Fork()

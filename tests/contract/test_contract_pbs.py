@@ -2,57 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import pytest
-
 from airavata_provider.jobs.submission import RemoteHost
+from airavata_provider.models.job import JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import Scheduler
 from airavata_provider.schedulers.pbs import PBS
 from airavata_provider.schedulers.torque import Torque
-from tests.contract.hosts import LocalHost
-from tests.contract.suite import SchedulerContract
+from tests.contract.standin import STANDINS, StandIn
 from tests.standins.engine import Cluster
-from tests.standins.model import FOLDER, Settings, Trouble
-
-STANDINS = Path(__file__).resolve().parents[1] / "standins"
-
-
-class StandIn(SchedulerContract):
-    """On the stand-in of that name."""
-
-    folder_name: str
-    quick_walltime = True
-    settings = Settings(kill_delay_s=3, keep_s=600)
-
-    @pytest.fixture
-    def cluster(self, tmp_path: Path) -> Iterator[Cluster]:
-        cluster = Cluster(tmp_path / "cluster", self.settings)
-        yield cluster
-        cluster.close()
-
-    @pytest.fixture
-    async def host(self, cluster: Cluster) -> AsyncIterator[RemoteHost]:
-        path = STANDINS / self.folder_name / "bin"
-        yield LocalHost(path, noise="Welcome!\nAIRAVATA\n", environment=cluster.environment())
-
-    async def lose_the_answer(self, host: RemoteHost) -> None:
-        assert isinstance(host, LocalHost)
-        cluster = Cluster(Path(host.environment[FOLDER]))
-        cluster.misbehave("qsub", Trouble.LATE, text="qsub: End of File", status=1)
+from tests.standins.model import Settings
 
 
 class TestPBS(StandIn):
-    """OpenPBS."""
+    """OpenPBS, which keeps a history of ended jobs."""
 
     adaptor: Scheduler = PBS()
-    folder_name = "pbs"
-    settings = Settings(kill_delay_s=3)
+    commands = STANDINS / "pbs" / "bin"
+    submitter = "qsub"
+    timed_out = "qsub: End of File"
+
+    async def test_an_old_one_without_json_and_without_elements_statuses(
+        self, host: RemoteHost, folder: Path, cluster: Cluster
+    ) -> None:
+        cluster.configure(extra={"json": False, "told": False})
+        for ref, state in zip(
+            await self.array(host, folder, "true", "exit 5"), (JobState.COMPLETE, JobState.FAILED), strict=True
+        ):
+            assert (await self.end(host, ref)).state is state
+
+    async def test_without_history_the_job_s_own_record_tells(
+        self, host: RemoteHost, folder: Path, cluster: Cluster
+    ) -> None:
+        cluster.configure(extra={"history": False})
+        ref = await self.submitted(host, self.request_(folder, "sleep 1; exit 3"))
+        end = await self.end(host, ref)
+        assert (end.state, end.exit_code, end.outcome) == (JobState.FAILED, 3, Outcome.FAILED)
+        assert await self.states(host, ref) == {}
 
 
 class TestTorque(StandIn):
-    """Torque."""
+    """Torque, which shows ended jobs for some minutes."""
 
     adaptor: Scheduler = Torque()
-    folder_name = "torque"
+    commands = STANDINS / "torque" / "bin"
+    submitter = "qsub"
+    timed_out = "qsub: End of File"
+    settings = Settings(kill_delay_s=3, keep_s=600)

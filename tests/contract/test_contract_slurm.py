@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from airavata_provider.schedulers.slurm import Slurm
-from tests.contract.suite import SchedulerContract
+from tests.contract.suite import PureContract
 
 
-class TestSlurm(SchedulerContract):
+class TestSlurm(PureContract):
     """The pure half."""
 
     adaptor = Slurm()

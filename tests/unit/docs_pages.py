@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from airavata_provider.errors import SubmissionUncertain
+from airavata_provider.models.catalog import load_catalog
+from airavata_provider.models.experiment import read_experiment, resolve
 from airavata_provider.models.job import Job
+from airavata_provider.schedulers.base import Scheduler
+from airavata_provider.schedulers.record import control_directory
+from airavata_provider.schedulers.registry import scheduler
+from airavata_provider.schedulers.request import BY_SCHEDULER, Array, Dependency, Element, JobRequest, MailEvent
+from airavata_provider.schedulers.script import write_script
 from airavata_provider.settings import Settings
+from airavata_provider.tasks.job_request import job_fields
+from airavata_provider.tasks.submission import SubmitParameters, request_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
@@ -83,7 +94,6 @@ def settings_table() -> str:
 def uncertain_advice() -> str:
     """What :func:`submit` tells a person, by letting it meet a host that gives no answers."""
     from airavata_provider.jobs.submission import submit
-    from airavata_provider.schedulers.request import JobRequest
     from airavata_provider.schedulers.slurm import Slurm
     from airavata_provider.ssh.command import RawResult
     from airavata_provider.testing import ScriptedHost
@@ -130,7 +140,93 @@ def forbidden() -> str:
     return "\n".join(lines)
 
 
+SAMPLES: Mapping[str, Mapping[str, Any]] = {
+    "queue": {"queue": "normal"},
+    "nodes": {"nodes": 2},
+    "tasks": {"tasks": 8},
+    "tasks_per_node": {"tasks_per_node": 4},
+    "cpus_per_task": {"cpus_per_task": 2},
+    "memory_mb": {"memory_mb": 4000},
+    "gpus": {"gpus": 1},
+    "gpu_type": {"gpu_type": "a100", "gpus": 1},
+    "walltime_s": {"walltime_s": 5400},
+    "account": {"account": "chem42"},
+    "qos": {"qos": "high"},
+    "reservation": {"reservation": "workshop"},
+    "exclusive": {"exclusive": True},
+    "constraint": {"constraint": "fast"},
+    "licenses": {"licenses": ("abaqus:2",)},
+    "array": {"array": Array(tuple(Element(index, "/scratch") for index in range(10)), throttle=4)},
+    "after": {"after": (Dependency("12"),)},
+    "mail_to": {"mail_to": "ada@example.org", "mail_events": frozenset({MailEvent.END, MailEvent.FAIL})},
+    "mail_events": {"mail_events": frozenset({MailEvent.END, MailEvent.FAIL})},
+    "export": {"export": ("LANG",)},
+}
+"""What is asked for, to show what a scheduler makes of it: the field itself, and what it makes no sense without."""
+
+
+def script_options() -> str:
+    """What each of the project's own schedulers makes of each field that only a scheduler can see to."""
+    assert SAMPLES.keys() == BY_SCHEDULER
+    names = sorted(PYPROJECT["project"]["entry-points"]["airavata.schedulers"])
+    heads = [f"`{name}`" + (f" (`{prefix}`)" if (prefix := scheduler(name).prefix) else "") for name in names]
+    lines = [f"| option | asked for | {' | '.join(heads)} |", "| --- | --- |" + " --- |" * len(names)]
+    for option, sample in SAMPLES.items():
+        cells = [_said(scheduler(name), option, sample) for name in names]
+        lines.append(f"| `{option}` | {_shown(sample[option])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Array):
+        return f"{len(value.elements)} elements, {value.throttle} at a time"
+    if isinstance(value, tuple | frozenset):
+        return ", ".join(sorted(f"`{getattr(each, 'native_id', each)}`" for each in value))
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _said(adaptor: Scheduler, option: str, sample: Mapping[str, Any]) -> str:
+    request = JobRequest("job", "/scratch", "true", **sample)
+    if option in adaptor.unsupported(request):
+        return "no"
+    plain = replace(request, **{option: getattr(JobRequest("job", "/scratch", "true"), option)})
+    entries = [each for each in adaptor.options if option in each.fields]
+    before = {line for each in entries for line in each.lines(plain)}
+    lines = [line for each in entries for line in each.lines(request) if line not in before]
+    return "<br>".join("`" + line.replace("|", "\\|") + "`" for line in lines) or "without a directive"
+
+
+def script_example() -> str:
+    """Directives and program of the job script that the page's own catalog and experiment make."""
+    page = PROJECT / "docs" / "options.md"
+    text = [block.text for block in blocks(page) if block.language == "yaml"]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, name) for name in ("catalog/site.yaml", "experiment.yaml")]
+        for path, each in zip(paths, text, strict=True):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(each)
+        catalog = load_catalog([paths[0].parent])
+        resolved = resolve(read_experiment(paths[1], catalog), catalog)
+    name = "a5e0k2vjq7rm3xb"
+    directory = f"{resolved.resource.scratch}/folding-1"
+    parameters = SubmitParameters.model_validate(job_fields(resolved))
+    request = request_of(parameters, resolved.resource, name=name, directory=directory, comment="hpc_batch/folding-1")
+    script = write_script(scheduler(resolved.resource.scheduler), request, None, control_directory(directory, name))
+    head, _, rest = script.partition("\n\n")
+    (program,) = [line.strip() for line in rest.splitlines() if "/images/" in line]
+    return f"```bash\n{head}\n…\n{program}\n```"
+
+
+def imaginary_scheduler() -> str:
+    """The example of a scheduler, which lives in a package outside the provider."""
+    text = (PROJECT / "tests" / "packages" / "imaginary" / "imaginary_scheduler.py").read_text()
+    return f"```python run\n{text}```"
+
+
 GENERATED: Mapping[str, Callable[[], str]] = {
+    "script options": script_options,
+    "script example": script_example,
+    "imaginary scheduler": imaginary_scheduler,
     "settings": settings_table,
     "uncertain": uncertain_advice,
     "job state table": state_table,

@@ -25,9 +25,9 @@ from airavata_provider.errors import ExperimentRefused
 from airavata_provider.models.catalog import load_catalog
 from airavata_provider.models.experiment import Experiment, command_arguments, read_experiment, resolve
 from airavata_provider.models.pattern import load_pattern
+from airavata_provider.models.resolved import launcher_words
 from airavata_provider.tasks.base import Task
 from airavata_provider.tasks.registry import parameter_models
-from tests.contract.suite import SchedulerContract
 from tests.unit.docs_pages import (
     GENERATED,
     PAGES,
@@ -115,7 +115,7 @@ def test_yaml_loads(page: Path, tmp_path: Path) -> None:
     for path in experiments:
         resolved = resolve(read_experiment(path, catalog), catalog, patterns=known)
         if resolved.application.name == "solver":
-            words = [*resolved.deployment.launcher, resolved.deployment.executable, *command_arguments(resolved)]
+            words = [*launcher_words(resolved), resolved.deployment.executable, *command_arguments(resolved)]
             assert f"`{' '.join(words)}`" in page.read_text()
 
 
@@ -160,15 +160,6 @@ def test_entry_points_are_groups_that_exist() -> None:
             for target in entries.values():
                 assert hasattr(module_of(page), target.partition(":")[2])
     assert shown == groups
-
-
-class TestTheSchedulersExample(SchedulerContract):
-    """The example keeps what every adaptor promises, as far as that can be tried without its commands."""
-
-    adaptor = module_of(PROJECT / "docs" / "extending" / "schedulers.md").Imaginary()
-
-    def test_it_is_found_by_its_name(self) -> None:
-        """It is not installed."""
 
 
 # --- links ------------------------------------------------------------------------------------------------------

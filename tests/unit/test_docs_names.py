@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.job import Effect, JobEvent, JobState, SubmissionState
+from airavata_provider.models.options import JobOptions
 from airavata_provider.models.pattern import TEMPLATE_NAMES, _Handling, _PatternModel, _TaskModel
 from airavata_provider.settings import Settings
 from airavata_provider.tasks.registry import task_types
@@ -101,17 +102,20 @@ def libraries() -> set[str]:
 
 _RESOURCE, _APPLICATION = "models.resource", "models.application"
 NAMES: Mapping[str, Callable[[], set[str]]] = {
-    "experiment": lambda: set(Experiment.model_fields),
+    "options": lambda: set(JobOptions.model_fields),
+    "experiment": lambda: set(Experiment.model_fields) - set(JobOptions.model_fields),
     "compute resource": lambda: model_fields(f"{_RESOURCE}.ComputeResource") - {"name"},
     "reachable": lambda: model_fields(f"{_RESOURCE}.Reachable"),
-    "queue": lambda: model_fields(f"{_RESOURCE}.Queue"),
+    "reservation": lambda: model_fields(f"{_RESOURCE}.Reservation"),
+    "queue": lambda: model_fields(f"{_RESOURCE}.Queue") - set(JobOptions.model_fields),
     "module system": lambda: model_fields(f"{_RESOURCE}.ModuleSystem"),
     "callbacks": lambda: model_fields(f"{_RESOURCE}.Callbacks"),
     "storage resource": lambda: model_fields(f"{_RESOURCE}.StorageResource") - {"name"},
     "application": lambda: model_fields(f"{_APPLICATION}.Application") - {"name"},
     "input": lambda: model_fields(f"{_APPLICATION}.InputField"),
     "output": lambda: model_fields(f"{_APPLICATION}.OutputField"),
-    "deployment": lambda: model_fields(f"{_APPLICATION}.Deployment"),
+    "deployment": lambda: model_fields(f"{_APPLICATION}.Deployment") - set(JobOptions.model_fields),
+    "container": lambda: model_fields(f"{_APPLICATION}.Container"),
     "pattern": lambda: set(_PatternModel.model_fields),
     "task": lambda: set(_TaskModel.model_fields),
     "variables": lambda: set(TEMPLATE_NAMES),

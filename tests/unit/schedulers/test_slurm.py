@@ -487,8 +487,10 @@ def test_directives() -> None:
             qos="high", reservation="r", comment='say "hi"\n#\\', directives=("--nice=5", "#SBATCH -x n1"),
             tasks_per_node=4, gpu_type="a100", exclusive=True, constraint="fast&ib", licenses=("abaqus:2", "matlab"),
             array=Array(tuple(Element(index, "/s/d") for index in (0, 1, 2, 3, 7)), throttle=2),
-            after=(Dependency("12"), Dependency("13_4", DependencyKind.ENDED), Dependency("14", DependencyKind.FAILED),
-                   Dependency("15", DependencyKind.STARTED)),
+            after=(
+                Dependency("12"), Dependency("13_4", DependencyKind.ENDED),
+                Dependency("14", DependencyKind.FAILED), Dependency("15", DependencyKind.STARTED),
+            ),
             mail_to="a@b.org", mail_events=frozenset(MailEvent), export=("HOME", "LANG"),
         )
     )  # fmt: skip

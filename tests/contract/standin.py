@@ -1,0 +1,46 @@
+"""The contract on a stand-in: a scheduler's commands over the tests' own batch system, which runs jobs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from airavata_provider.jobs.submission import RemoteHost
+from tests.contract.hosts import LocalHost
+from tests.contract.suite import SchedulerContract, WalltimeContract
+from tests.standins.engine import Cluster
+from tests.standins.model import FOLDER, Settings, Trouble
+
+STANDINS = Path(__file__).resolve().parents[1] / "standins"
+
+
+class StandIn(SchedulerContract, WalltimeContract):
+    """On the stand-in of that name."""
+
+    commands: Path
+    """The folder with its commands."""
+
+    submitter: str
+    """Its submit command."""
+
+    timed_out = ""
+    """What that says when it lost the answer, with status 1."""
+
+    settings = Settings(kill_delay_s=3)
+
+    @pytest.fixture
+    def cluster(self, tmp_path: Path) -> Iterator[Cluster]:
+        cluster = Cluster(tmp_path / "cluster", self.settings)
+        yield cluster
+        cluster.close()
+
+    @pytest.fixture
+    async def host(self, cluster: Cluster) -> AsyncIterator[RemoteHost]:
+        yield LocalHost(self.commands, noise="Welcome!\nAIRAVATA\n", environment=cluster.environment())
+
+    async def losing(self, host: RemoteHost) -> RemoteHost:
+        assert isinstance(host, LocalHost)
+        Cluster(Path(host.environment[FOLDER])).misbehave(self.submitter, Trouble.LATE, text=self.timed_out, status=1)
+        return host
