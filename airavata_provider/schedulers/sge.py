@@ -162,8 +162,9 @@ class Sge(Scheduler):
         numbers = quote(",".join(dict.fromkeys(key_of(job.native_id)[0] for job in jobs)) or "0")
         ask = (
             f"{_qstat(who, keep=True)}\n"
-            f"case $airavata_queue in *'<state>h'*|*'<state>d'*h*) echo {_HELD}\n"
-            f"airavata_limit 60 qstat -u {who} -s huhohs -xml 2>/dev/null || :;; esac\n"
+            # Of several kinds of holds in one question, qstat answers with all there are, job dependencies too.
+            f"case $airavata_queue in *'<state>h'*|*'<state>d'*h*) for airavata_kind in hu ho hs; do echo {_HELD}\n"
+            f"airavata_limit 60 qstat -u {who} -s $airavata_kind -xml 2>/dev/null || :; done;; esac\n"
             f"case $airavata_queue in *'<state>'*E*) echo {_ERRORS}\n"
             f"airavata_limit 60 qstat -j {numbers} -xml 2>/dev/null || :;; esac"
         )
@@ -312,20 +313,25 @@ def _parts(
         raise AnswerUnreadable("qstat: no answer in time")
     if answer.status != 0:
         raise AnswerUnreadable(f"qstat: {answer.errors[-500:] or f'status {answer.status}'}")
-    texts: dict[str, list[str]] = {"": []}
-    label = ""
+    parts: list[tuple[str, list[str]]] = [("", [])]
     for line in answer.lines:
         if line in (_HELD, _ERRORS):
-            label = line
-        texts.setdefault(label, []).append("" if line == label else line)
-    queue = sge_states.queue_of("\n".join(texts[""]))
+            parts.append((line, []))
+        else:
+            parts[-1][1].append(line)
+    queue = sge_states.queue_of("\n".join(parts[0][1]))
     held: frozenset[Key] | None = frozenset()
-    if _HELD in texts:
+    reasons: dict[Key, str] = {}
+    for label, lines in parts[1:]:
+        text = "\n".join(lines)
+        if label == _ERRORS:
+            reasons |= sge_states.reasons_of(text)
+            continue
         try:
-            held = frozenset(sge_states.queue_of("\n".join(texts[_HELD])))
+            held = None if held is None else held | sge_states.queue_of(text).keys()
         except AnswerUnreadable:
             held = None
-    return queue, held, sge_states.reasons_of("\n".join(texts.get(_ERRORS, [])))
+    return queue, held, reasons
 
 
 def _fault(answer: frame.Frame) -> str | None:

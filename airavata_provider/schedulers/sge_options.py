@@ -1,17 +1,7 @@
 """What a request asks for, in Grid Engine's words: the table of ``qsub`` options.
 
 Much that other schedulers define is the site's to define here: parallel environments, and most resources. Their names
-are a request's ``site_words``:
-
-========================  =========================================================  ===========
-name                      what it names                                              default
-========================  =========================================================  ===========
-``parallel_environment``  where a job gets more than one slot (``qconf -spl``)       none
-``memory``                resource for memory, which Grid Engine counts per slot     ``h_vmem``
-``gpus``                  resource that counts GPUs                                  none
-``gpu_type``              resource that holds a GPU's type                           none
-``exclusive``             boolean resource of exclusive hosts                        none
-========================  =========================================================  ===========
+are a request's ``site_words``, :data:`SITE_WORDS`.
 
 Nodes are not asked for: the parallel environment's allocation rule decides over them. Read with qsub(1) of 8.1.9 and
 tried on it. Pure; no Airflow.
@@ -30,6 +20,18 @@ from airavata_provider.schedulers.request import DependencyKind, Inexpressible, 
 PREFIX = "#$"
 _PLAIN = re.compile(r"[A-Za-z0-9_./@:%+=*?!|&,~-]+")
 _PATH = re.compile(r"/[A-Za-z0-9_./@%+=-]*")
+
+SITE_WORDS: Mapping[str, str | None] = {
+    "parallel_environment": None,
+    "memory": "h_vmem",
+    "gpus": None,
+    "gpu_type": None,
+    "exclusive": None,
+}
+"""What a site names, and the name that Grid Engine itself has for it: where a job gets more than one slot (``qconf
+-spl``), the resource for memory (``qconf -sc``), which is counted per slot, the one that counts GPUs, the one that
+holds a GPU's type, and the boolean one of exclusive hosts.
+"""
 
 _NOT_OURS: Mapping[str, str] = {
     "-@": "what is in that file cannot be seen from here",
@@ -99,8 +101,8 @@ def _text(field: str, option: str) -> Option:
     return Option((field,), lines)
 
 
-def _word(request: JobRequest, name: str, asked: str, default: str | None = None) -> str:
-    found = request.site_words.get(name, default)
+def _word(request: JobRequest, name: str, asked: str) -> str:
+    found = request.site_words.get(name, SITE_WORDS[name])
     if not found:
         raise Inexpressible(f"{asked}: the site's name for it is not known; give the queue's site_words a {name!r}")
     return plain(name, found)
@@ -123,7 +125,7 @@ def _memory(request: JobRequest) -> Iterable[str]:
     if not request.memory_mb:
         return []
     each = -(-request.memory_mb * max(1, request.nodes) // slots(request))
-    return [f"-l {_word(request, 'memory', 'memory', 'h_vmem')}={each}M"]
+    return [f"-l {_word(request, 'memory', 'memory')}={each}M"]
 
 
 def _gpus(request: JobRequest) -> Iterable[str]:

@@ -89,6 +89,9 @@ class PureContract:
 
     adaptor: Scheduler
 
+    plain: Mapping[str, str] = {}
+    """For a text field that cannot be any word (a reservation that has a number): one that it can be."""
+
     def test_it_is_found_by_its_name(self) -> None:
         assert isinstance(scheduler(self.adaptor.name), type(self.adaptor))
 
@@ -144,7 +147,7 @@ class PureContract:
 
         @given(st.sampled_from(TEXTS), text)
         def holds(field: str, value: str) -> None:
-            plain, wild = (_with(field, each) for each in ("plain", value))
+            plain, wild = (_with(field, each) for each in (self.plain.get(field, "plain"), value))
             try:
                 lines = self.adaptor.directives(wild)
             except ConfigurationError:
@@ -200,10 +203,13 @@ class JobsContract(PureContract):
         return self.adaptor.parse_status(await host.run(self.adaptor.status_command(refs)), refs)
 
     async def until(self, host: RemoteHost, ref: JobRef, *wanted: JobState) -> JobStatus:
-        """Ask until the job is in one of the states."""
+        """Ask until the job is in one of the states, the queue first, and of its end the history too."""
         end = time.monotonic() + 60
         while True:
             status = (await self.states(host, ref)).get(ref.native_id)
+            if status is None and any(state.terminal for state in wanted):
+                history = await host.run(self.adaptor.history_command([ref]))
+                status = self.adaptor.parse_history(history, [ref]).get(ref.native_id)
             if status is not None and status.state in wanted:
                 return status
             assert time.monotonic() < end, f"the job is {status}"
@@ -329,6 +335,7 @@ class SchedulerContract(JobsContract):
         elements = []
         for index, shell in enumerate(shells):
             (folder / str(index)).mkdir()
+            (folder / str(index)).chmod(0o777)  # the job's account may be another one
             elements.append(Element(index, str(folder / str(index)), ("-c", shell)))
         request = replace(self.request_(folder, ""), array=Array(tuple(elements), throttle))
         return self.elements((await self.submitted(host, request)).native_id, request)

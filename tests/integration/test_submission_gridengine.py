@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -47,6 +47,7 @@ class TestGridEngineOnTheBed(SchedulerContract):
     """The contract on real Grid Engine, over real sshd; and what is only its own."""
 
     adaptor = Sge()
+    plain: ClassVar[Mapping[str, str]] = {"reservation": "12"}
 
     @pytest.fixture
     async def host(self, ssh_target: Target) -> AsyncIterator[RemoteHost]:
