@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from airavata_provider.models.identity import CONTROL_DIRECTORY
 from airavata_provider.models.options import JobOptions, Variable
 from airavata_provider.models.program import VARIABLES, Parallelism, Template
 from airavata_provider.models.values import (
@@ -243,6 +244,9 @@ class Application(Model):
             other = taken.setdefault(field.position, name)
             if other != name:
                 raise ValueError(f"inputs: {other} and {name} have the same position {field.position}")
+        for stream in ("stdout", "stderr"):
+            if getattr(self, stream) == CONTROL_DIRECTORY:
+                raise ValueError(f"{stream}: {CONTROL_DIRECTORY} is our own directory in every working directory")
         readers = [name for name, field in self.inputs.items() if field.stdin]
         if len(readers) > 1:
             raise ValueError(f"inputs: {' and '.join(readers)} both want to be the standard input")

@@ -14,6 +14,10 @@ from datetime import UTC, datetime
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
+CONTROL_DIRECTORY = ".airavata"
+"""Our own directory inside every working directory; no input, output or stream may take its name."""
+
+
 @dataclass(frozen=True)
 class TaskIdentity:
     """Which task of which experiment.

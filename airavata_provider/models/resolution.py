@@ -22,7 +22,7 @@ from airavata_provider.models.application import (
     typed,
 )
 from airavata_provider.models.catalog import Catalog
-from airavata_provider.models.identity import experiment_directory
+from airavata_provider.models.identity import CONTROL_DIRECTORY, experiment_directory
 from airavata_provider.models.options import JobOptions, merged
 from airavata_provider.models.resolved import (
     FileInput,
@@ -38,9 +38,6 @@ from airavata_provider.models.values import clock, file_name, shown, suggestion
 
 if TYPE_CHECKING:
     from airavata_provider.models.experiment import Experiment
-
-CONTROL_DIRECTORY = ".airavata"
-"""Our own directory inside every working directory; no input or output may take its name."""
 
 
 @dataclass(frozen=True)

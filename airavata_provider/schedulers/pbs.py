@@ -90,6 +90,7 @@ class PBSFamily(Scheduler):
 
     prefix: ClassVar[str] = "#PBS"
     native_id_expression: ClassVar[str] = "${PBS_JOBID:-unknown}"
+    gives_notice: ClassVar[bool] = False
     ours: ClassVar[str]
     """Letters of options that no raw directive may have."""
 

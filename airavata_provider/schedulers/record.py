@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from airavata_provider.models.identity import CONTROL_DIRECTORY
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.request import ranges
@@ -39,7 +40,7 @@ def control_directory(directory: str, name: str, index: int | None = None) -> st
 
     :param index: of an array's element, which has a directory of its own inside the array's
     """
-    control = posixpath.join(directory, ".airavata", name)
+    control = posixpath.join(directory, CONTROL_DIRECTORY, name)
     return control if index is None else posixpath.join(control, str(index))
 
 

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from airavata_provider.errors import ConfigurationError
+from airavata_provider.models.identity import CONTROL_DIRECTORY
 from airavata_provider.schedulers.base import Scheduler, quote
 from airavata_provider.schedulers.request import Array, Container, Element, JobRequest
 
@@ -155,6 +156,9 @@ def _payload(request: JobRequest) -> str:
     for word in (*request.launcher[:1], *((container.image,) if container else ()), request.executable):
         if word.startswith("-") or not word:
             raise ConfigurationError(f"{word!r} cannot be run", advice="write ./ before a name with a dash")
+    for name in (request.stdin, request.stdout, request.stderr):
+        if name == CONTROL_DIRECTORY:
+            raise ConfigurationError(f"{name!r} is our own directory and no file of the job's")
     words = [quote(word) for word in request.launcher]
     words += _container(container, request) if container else ()
     words.append(quote(request.executable))

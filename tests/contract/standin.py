@@ -28,7 +28,7 @@ class StandIn(SchedulerContract, WalltimeContract):
     timed_out = ""
     """What that says when it lost the answer, with status 1."""
 
-    settings = Settings(kill_delay_s=3)
+    settings = Settings(kill_delay_s=10)
 
     @pytest.fixture
     def cluster(self, tmp_path: Path) -> Iterator[Cluster]:
@@ -44,3 +44,9 @@ class StandIn(SchedulerContract, WalltimeContract):
         assert isinstance(host, LocalHost)
         Cluster(Path(host.environment[FOLDER])).misbehave(self.submitter, Trouble.LATE, text=self.timed_out, status=1)
         return host
+
+    async def test_a_program_is_told_before_its_walltime(self, host: RemoteHost, folder: Path) -> None:
+        shell = "trap 'echo noticed; exit 4' USR1; echo ready; while :; do sleep 0.1; done"
+        ref = await self.submitted(host, self.request_(folder, shell, walltime_s=30, signal_before_end_s=28))
+        assert (await self.end(host, ref)).exit_code == 4
+        assert (folder / "stdout.txt").read_text() == "ready\nnoticed\n"

@@ -184,6 +184,72 @@ def test_submit_refuses_a_second_of_the_same_id(airflow: Airflow, folder: Path) 
     assert call("submit", str(folder / "experiment.yaml"), "--id", "e1") == 1
 
 
+def test_script_prints_what_would_be_submitted(
+    airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("script", str(folder / "experiment.yaml")) == 0
+    out, error = capsys.readouterr()
+    assert out.startswith("#!/bin/bash\n")
+    assert "    echo </dev/null >stdout.txt" in out
+    assert error == ""
+    assert airflow.created == []
+
+
+def test_script_takes_another_pattern_or_resource(
+    airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(folder / "experiment.yaml")
+    scripts = []
+    for words in ([], ["--resource", "here"], ["--pattern", "hpc_analysis"]):
+        assert call("script", path, *words) == 0
+        scripts.append(capsys.readouterr().out)
+    # Job and directory are named after the pattern.
+    assert scripts[0] == scripts[1] != scripts[2]
+    for words in (("--resource", "nowhere"), ("--pattern", "nope")):
+        assert call("script", path, *words) == 1
+        out, error = capsys.readouterr()
+        assert words[1] in error
+        assert out == ""
+
+
+def test_script_says_what_it_leaves_out(airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "experiment.yaml").write_text(EXPERIMENT + "qos: high\n")
+    assert call("script", str(folder / "experiment.yaml")) == 1
+    assert "qos: here cannot be asked for it" in capsys.readouterr().err
+    text = CATALOG.replace("scheduler: fork", "scheduler: fork, unsupported_options: warn")
+    (folder / "own" / "catalog.yaml").write_text(text)
+    get_deployment.cache_clear()
+    assert call("script", str(folder / "experiment.yaml")) == 0
+    out, error = capsys.readouterr()
+    assert "task submit: qos is left out: here cannot be asked for it" in error
+    assert out.startswith("#!")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("application: ech\n", "did you mean 'echo'"),
+        (EXPERIMENT + "mail_to: nobody\n", "experiment.yaml:3: mail_to: should be one mail address"),
+        (EXPERIMENT + "walltime: soon\n", "experiment.yaml:3: walltime"),
+        ("- a list\n", "should be a mapping"),
+        ("application: [\n", "experiment.yaml"),
+    ],
+)
+def test_script_refuses_bad_input(
+    airflow: Airflow, folder: Path, text: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "experiment.yaml").write_text(text)
+    assert call("script", str(folder / "experiment.yaml")) == 1
+    out, error = capsys.readouterr()
+    assert says in error
+    assert out == ""
+
+
+def test_script_without_a_file_there(airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("script", str(folder / "nothing.yaml")) == 1
+    assert "nothing.yaml" in capsys.readouterr().err
+
+
 def test_waiting_shows_each_change_once_and_the_outputs(
     airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from airavata_provider.errors import (
     SubmissionRefused,
     SubmissionUncertain,
 )
-from airavata_provider.jobs.submission import GRACE_S, Patience, submit
+from airavata_provider.jobs.submission import CLOCKS_S, GRACE_S, Patience, submit
 from airavata_provider.models.job import SubmissionState
 from airavata_provider.schedulers import frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
@@ -36,6 +37,8 @@ from tests.contract.hosts import LocalHost, MemoryStore, ScriptedHost, job
 class Folder(Scheduler):
     """A scheduler that is a folder.
 
+    :ivar ages: how old the jobs that were looked up could be
+    :ivar old: whether every job there is older
     :param mode: what its submit command does besides: nothing, ``lost``, ``late`` and ``hang`` after accepting;
         ``vanish`` and ``refuse`` without
     """
@@ -47,6 +50,8 @@ class Folder(Scheduler):
         self.place = place
         self.queue = place / "queue"
         self.queue.mkdir(parents=True)
+        self.ages: list[float] = []
+        self.old = False
         self.mode("good")
         self.find("good")
 
@@ -94,6 +99,11 @@ class Folder(Scheduler):
         if answer.status:
             raise AnswerUnreadable("the folder does not answer")
         return Path(answer.lines[0]).name if answer.lines else None
+
+    def parse_find_within(self, result: CommandResult, name: str, age_s: float) -> str | None:
+        """:meth:`parse_find`; remembers how old it was told that the job may be."""
+        self.ages.append(age_s)
+        return None if self.old else self.parse_find(result, name)
 
     def status_command(self, jobs: Sequence[JobRef]) -> str:
         raise NotImplementedError
@@ -193,6 +203,31 @@ async def test_a_second_try_finds_the_first_ones_answer(attempt: Try) -> None:
     for no_one_before in (False, True):
         assert await attempt(first=no_one_before) == first
     assert attempt.folder.jobs == [first]
+
+
+async def test_a_job_of_that_name_from_before_the_intent_is_not_ours(
+    folder: Folder, request_: JobRequest, store: MemoryStore, clock: Clock
+) -> None:
+    """After a reset of the controller, or with a new job store, the scheduler may remember another's job."""
+    foreign = folder.queue / "foreign"
+    foreign.write_text(request_.name + "\n")
+    folder.old = True
+    intended = datetime.fromtimestamp(clock.now - 1000, UTC)
+    native_id = await submit(
+        LocalHost(), folder, request_, store=store, job=replace(job("ajob", request_.directory), created_at=intended),
+        patience=clock.patience(), first=False,
+    )  # fmt: skip
+    assert native_id != "foreign"
+    assert folder.jobs == sorted(["foreign", native_id])
+    # As old as the intent, and what clocks may differ by, and no older.
+    assert folder.ages == [1000 + CLOCKS_S]
+
+
+async def test_without_a_time_of_the_intent_every_job_of_that_name_is_ours(attempt: Try) -> None:
+    (attempt.folder.queue / "found").write_text("ajob\n")
+    attempt.folder.mode("vanish")
+    assert await attempt(first=False) == "found"
+    assert attempt.folder.ages == [float("inf")]
 
 
 async def test_a_job_that_the_store_knows_needs_no_host(attempt: Try) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from airavata_provider.errors import ExperimentRefused
-from airavata_provider.models.application import Deployment
+from airavata_provider.models.application import Application, Deployment
 from airavata_provider.models.catalog import Catalog, load_catalog
 from airavata_provider.models.experiment import Experiment, resolve
 from airavata_provider.models.options import JobOptions, merged
@@ -233,3 +233,10 @@ def test_a_launcher_that_asks_for_what_is_not_there_refuses_the_request() -> Non
     with pytest.raises(ExperimentRefused) as caught:
         resolve(Experiment(application="parallel"), catalog)
     assert [fault.where for fault in caught.value.faults] == ["the catalog's launcher of parallel on cluster"]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_our_own_directory_is_no_stream_of_an_application(stream: str) -> None:
+    values = {"name": "a", "deployments": {"c": {"executable": "x"}}, stream: ".airavata"}
+    with pytest.raises(ValidationError, match=f"{stream}: .airavata is our own directory"):
+        Application.model_validate(values)

@@ -22,12 +22,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airavata_provider.errors import ConfigurationError
+from airavata_provider.models.identity import CONTROL_DIRECTORY
 from airavata_provider.schedulers.fork import Fork
 from airavata_provider.schedulers.record import ExitRecord, control_directory, parse_exit_record
-from airavata_provider.schedulers.request import JobRequest
+from airavata_provider.schedulers.request import Container, JobRequest
 from airavata_provider.schedulers.script import Webhook, credential, write_script
 from airavata_provider.schedulers.slurm import Slurm
 
+NAME = f"a{os.urandom(7).hex()}"
+"""The jobs' name. A script that is told to stop kills whatever on this machine carries its job's mark: of one name,
+two processes of tests would kill each other's jobs.
+"""
 TOKEN = "s3cret-t0ken.with~safe+chars="
 SHELLS = [shell for shell in ("bash", "dash") if shutil.which(shell)]
 
@@ -70,8 +75,8 @@ def start(
     restart: int = 0,
     **fields: Any,
 ) -> Run:
-    request = JobRequest("ajob", str(folder), payload[0], payload[1:], **fields)
-    control = Path(control_directory(str(folder), "ajob"))
+    request = JobRequest(NAME, str(folder), payload[0], payload[1:], **fields)
+    control = Path(control_directory(str(folder), NAME))
     control.mkdir(mode=0o700, parents=True, exist_ok=True)
     if webhook is not None:
         (control / "webhook").write_text(credential(webhook))
@@ -99,7 +104,9 @@ nasty = st.sampled_from(
     ["$(touch pwned)", "`id`", "'", '"', "\\", "a\nb", "--help", "-", "", "*", "é☃", "$HOME", "\r"]
 )
 values = free_text | nasty
-file_names = values.map(lambda t: t.replace("/", "_")[:20]).filter(lambda t: t not in ("", ".", "..") and len(t) < 60)
+file_names = values.map(lambda t: t.replace("/", "_")[:20]).filter(
+    lambda t: t not in ("", ".", "..", CONTROL_DIRECTORY) and len(t) < 60
+)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -137,6 +144,54 @@ def test_text_reaches_the_payload_as_data(
         assert {p.name for p in directory.iterdir()} == {".airavata", stdout, "stderr.txt"}
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_container_runs_the_executable_where_the_files_are(tmp_path: Path, shell: str) -> None:
+    """The runtime is a stand-in that shows its words, then does what it is told in the directory it is told."""
+    runtime = tmp_path / "bin" / "apptainer"
+    runtime.parent.mkdir()
+    runtime.write_text(
+        "#!/bin/sh\nfor word do printf '%s\\n' \"$word\"; done >words\n"
+        'while [ "$1" != "image of\'s.sif" ]; do [ "$1" != --pwd ] || cd "$2" || exit 1; shift; done\n'
+        'shift; exec "$@"\n'
+    )
+    runtime.chmod(0o755)
+    work = tmp_path / "work $dir"
+    work.mkdir()
+    container = Container("image of's.sif", binds=("/data $x:/data:ro",), options=("--env", "A=b c"), gpus=True)
+    path = {"PATH": f"{runtime.parent}:{os.environ['PATH']}"}
+    run = start(
+        work,
+        "sh",
+        "-c",
+        'echo "$1"; pwd; exit 7',
+        "sh",
+        "a $b",
+        shell=shell,
+        env=path,
+        container=container,
+        launcher=("env",),
+    )
+    assert run.end() == 7
+    assert (work / "stdout.txt").read_text() == f"a $b\n{work}\n"
+    assert (work / "words").read_text().splitlines() == [
+        "exec", "--bind", str(work), "--pwd", str(work), "--nv", "--bind", "/data $x:/data:ro", "--env", "A=b c",
+        "image of's.sif", "sh", "-c", 'echo "$1"; pwd; exit 7', "sh", "a $b",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("directory", "image", "says"),
+    [
+        ("/a:b", "i.sif", "seen in a container"),
+        ("/a,b", "i.sif", "seen in a container"),
+        ("/d", "-i", "cannot be run"),
+    ],
+)
+def test_containers_that_cannot_run(directory: str, image: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        write_script(Slurm(), JobRequest("a", directory, "x", container=Container(image)), None, "/d/.airavata/a")
+
+
 def test_a_missing_stdin_file_or_directory_is_a_failure_on_record(tmp_path: Path) -> None:
     run = start(tmp_path, "cat", stdin="not there")
     assert run.end() != 0
@@ -149,6 +204,12 @@ def test_stdin_and_one_file_for_both_streams(tmp_path: Path) -> None:
     run = start(tmp_path, "sh", "-c", "cat; echo error >&2", stdin="in", stdout="all", stderr="all")
     assert run.end() == 0
     assert (tmp_path / "all").read_text() == "hello\nerror\n"
+
+
+@pytest.mark.parametrize("field", ["stdout", "stderr", "stdin"])
+def test_our_own_directory_is_no_stream(field: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"\.airavata"):
+        write_script(Slurm(), JobRequest("a", "/d", "x", **{field: ".airavata"}), None, "/d/.airavata/a")
 
 
 @pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "A=B", "airavata_pid", "AIRAVATA_JOB"])
@@ -216,7 +277,7 @@ def test_an_environment_without_tools_does_not_lose_the_record(tmp_path: Path) -
 
 def test_a_requeued_job_starts_without_the_old_end(tmp_path: Path) -> None:
     assert start(tmp_path, "false").end() == 1
-    run = start(tmp_path, "sh", "-c", "ls .airavata/ajob", restart=1)
+    run = start(tmp_path, "sh", "-c", f"ls .airavata/{NAME}", restart=1)
     assert run.end() == 0
     assert "exit" not in (tmp_path / "stdout.txt").read_text().split()
     assert (run.record.exit_code, run.record.restart) == (0, 1)
@@ -292,7 +353,7 @@ def test_without_a_scheduler_the_script_keeps_the_walltime(tmp_path: Path, shell
     run = start(tmp_path, "sh", "-c", "sleep 60 & sleep 60", shell=shell, fork=True, walltime_s=1)
     assert run.end() == 143
     assert (run.record.exit_code, run.record.reason) == (143, "WALLTIME")
-    assert not _marked("ajob", str(tmp_path))
+    assert not _marked(NAME, str(tmp_path))
 
 
 def _marked(name: str, directory: str) -> list[str]:
@@ -351,7 +412,7 @@ def receiver() -> Iterator[Receiver]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_port}/airavata/jobs/ajob/events?a=1&b='2'"
+    state.url = f"http://127.0.0.1:{server.server_port}/airavata/jobs/{NAME}/events?a=1&b='2'"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield state
@@ -414,7 +475,7 @@ def test_the_end_is_told_also_when_the_script_was_told_to_stop(tmp_path: Path, r
 )
 def test_which_answers_are_tried_again(tmp_path: Path, receiver: Receiver, answers: list[int], calls: int) -> None:
     receiver.answers = [204, *answers]
-    payload = "while [ -e .airavata/ajob/telling ]; do sleep 0.02; done"
+    payload = f"while [ -e .airavata/{NAME}/telling ]; do sleep 0.02; done"
     assert start(tmp_path, "sh", "-c", payload, webhook=Webhook(receiver.url, TOKEN)).end() == 0
     assert len([1 for _, body in receiver.calls if body["event"] == "end"]) == calls
 
