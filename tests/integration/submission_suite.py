@@ -10,6 +10,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ import pytest
 from airavata_provider.errors import ConnectFailed, SubmissionRefused, SubmissionUncertain
 from airavata_provider.jobs.submission import Patience, RemoteHost, submit
 from airavata_provider.models.job import SubmissionState
-from airavata_provider.schedulers.base import CommandResult, Scheduler
+from airavata_provider.schedulers.base import CommandResult, JobRef, Scheduler
 from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.ssh.host import Host
 from airavata_provider.ssh.pool import SSHPool
@@ -26,11 +27,16 @@ from airavata_provider.ssh.target import Target
 from tests.bed import Bed
 from tests.contract.hosts import MemoryStore, job
 
-PATIENCE = Patience(grace_s=3, pauses_s=(0.5,))
+PATIENCE = Patience(grace_s=2, pauses_s=(0.3,))
 """A grace of seconds: these controllers answer within milliseconds."""
 
 Records = Callable[[], list[str]]
 Shim = Callable[[str, str], str]
+
+
+@cache
+def _path(bed: Bed, command: str) -> str:
+    return bed.run(f"command -v {command}").stdout.strip()
 
 
 class Bent:
@@ -117,7 +123,7 @@ class SubmissionSuite:
         """``shim(command, body)`` puts a stand-in before a command; ``$real`` in it is the real one. Shell prefix."""
 
         def make(command: str, body: str) -> str:
-            real = bed.run(f"command -v {command}").stdout.strip()
+            real = _path(bed, command)
             text = f"#!/bin/sh\nreal={real}\nn=$(cat $0.n 2>/dev/null || echo 0); echo $((n + 1)) >$0.n\n{body}\n"
             subprocess.run(["install", "-d", "-m", "755", f"{bed_dir}/bin"], check=True)
             file = Path(bed_dir, "bin", command)
@@ -257,6 +263,7 @@ class SubmissionSuite:
             await self.send(Bent(raw_host, prefix), request, deadline_s=3)
         native_id = await self.send(raw_host, request, first=False)
         assert records() == [native_id]
+        await raw_host.run(self.adaptor.cancel_command([JobRef(native_id, request.name, request.directory)]))
 
     async def test_noise_around_everything(
         self, raw_host: Host, request_: JobRequest, records: Records, shim: Shim
