@@ -27,8 +27,6 @@ from airavata_provider.schedulers.request import (
 )
 from airavata_provider.schedulers.script import write_script
 from airavata_provider.schedulers.sge import Sge
-from airavata_provider.schedulers.sge_options import SITE_WORDS
-from tests.unit.docs_pages import rows
 from tests.unit.schedulers.captures import answer, capture, framed
 
 SGE = "sge-8.1.9"
@@ -442,15 +440,6 @@ def test_what_the_site_names_is_told_when_it_has_no_name() -> None:
         "tasks_per_node",
         "qos",
     }
-
-
-def test_the_page_has_all_site_words() -> None:
-    table, _ = rows("site words")
-    defaults = {row[0].strip("`"): row[2].strip("`") for row in table}
-    assert defaults.keys() == SITE_WORDS.keys()
-    assert [name for name, default in SITE_WORDS.items() if default != defaults[name]] == [
-        name for name, default in SITE_WORDS.items() if default is None
-    ]
 
 
 @pytest.mark.parametrize(
