@@ -351,7 +351,7 @@ class SchedulerContract(JobsContract):
             (JobState.COMPLETE, 0),
             (JobState.FAILED, 5),
             (JobState.FAILED, 139),
-        ]
+        ], ends
         assert (folder / "0" / "stdout.txt").read_text() == "zero\n"
         # Only that element is cancelled, and the others' ends stay what they were.
         await host.run(self.adaptor.cancel_command([long]))
