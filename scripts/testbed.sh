@@ -5,21 +5,21 @@
 #   scripts/testbed.sh down [part…]   stop what `up` started
 #   scripts/testbed.sh status         one line per part; exit status 1 when one does not answer
 #
-# Parts: ssh slurm postgres docker (all of them when none is named). A part is one file in scripts/testbed/,
-# which defines NAME_packages, NAME_start, NAME_answers, NAME_stop and NAME_facts, and is listed in PARTS.
+# Parts: ssh slurm gridengine postgres docker (all of them when none is named). A part is one file in
+# scripts/testbed/, which defines NAME_packages, NAME_start, NAME_answers, NAME_stop and NAME_facts, and is in PARTS.
 #
 # What always holds: every file is inside the bed's own folder (TESTBED_STATE, default .testbed in the project),
 # which is refused when it exists and was made by something else. No configuration of the machine is written: not
-# /etc/slurm, not /etc/ssh, not the munge key, not a data base that was there. Ports are free ones, remembered for
-# the next time. A process is stopped only if it was started from this folder. Any process may be killed at any
-# time: `up` starts it again. testbed.json in the folder tells the tests where everything is.
+# /etc/slurm, not /var/lib/gridengine, not /etc/ssh, not the munge key, not a data base that was there. Ports are free
+# ones, remembered for the next time. A process is stopped only if it was started from this folder. Any process may be
+# killed at any time: `up` starts it again. testbed.json in the folder tells the tests where everything is.
 set -euo pipefail
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 STATE=${TESTBED_STATE:-$PROJECT/.testbed}
-PARTS=(ssh slurm postgres docker)
+PARTS=(ssh slurm gridengine postgres docker)
 BED_USER=airavata-test
 MARK=airavata-testbed
 
@@ -165,6 +165,22 @@ make_user() {
   # A new account's password field is '!', which an sshd without PAM takes for a locked account.
   if [[ $(getent shadow "$BED_USER" | cut -d: -f2) == '!' ]]; then usermod -p '*' "$BED_USER"; fi
   install -d -m 700 -o "$BED_USER" -g "$(id -gn "$BED_USER")" "$ROOM/scratch"
+}
+
+# Schedulers' daemons look their own host's name up. The line carries the bed's mark and goes with the last of them.
+name_this_host() {
+  getent hosts "$(hostname -s)" >/dev/null || echo "127.0.0.1 $(hostname -s) # $MARK" >>/etc/hosts
+}
+forget_this_host() { # PART that goes
+  local part rest
+  for part in slurm gridengine; do
+    if [[ $part != "$1" && -e $ROOM/run/$part.up ]]; then return; fi
+  done
+  if grep -qs "# $MARK\$" /etc/hosts; then
+    # /etc/hosts may be a mount, which can be written but not replaced
+    rest=$(grep -v "# $MARK\$" /etc/hosts)
+    printf '%s\n' "$rest" >/etc/hosts
+  fi
 }
 
 write_facts() {

@@ -22,6 +22,7 @@ class Bed:
     :param sshd_log: sshd's log; level VERBOSE, one ``Connection from`` line per connection
     :param scratch: folder that ``ssh_user`` may write
     :param slurm_job_log: SLURM's job-completion log, one line per finished job
+    :param sge_root: Grid Engine's cell is in its folder ``default``
     :param postgres_url: ``postgresql://`` URL of a superuser
     :param docker_host: what ``DOCKER_HOST`` has to be
     """
@@ -38,6 +39,7 @@ class Bed:
     slurm_conf: Path
     slurm_job_log: Path
     slurmctld_pid_file: Path
+    sge_root: Path
     postgres_url: str
     docker_image: str
     docker_host: str

@@ -49,6 +49,7 @@ class Queue(JobOptions):
     :param export: names of variables of the login shell that reach the job, ``ALL``, or none; None: the scheduler's
         own habit
     :param directives: raw options for every script that goes here, without the scheduler's prefix
+    :param site_words: the site's names for what its scheduler leaves to it, by the adaptor's names for them
 
     What the fields of :class:`~airavata_provider.models.options.JobOptions` say here, requests have that say nothing.
     """
@@ -69,6 +70,7 @@ class Queue(JobOptions):
     account: Text | None = None
     export: tuple[Variable, ...] | None = None
     directives: tuple[Text, ...] = ()
+    site_words: Mapping[Text, Text] = Field(default_factory=dict)
 
 
 class ModuleSystemType(StrEnum):

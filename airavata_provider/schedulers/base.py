@@ -130,6 +130,11 @@ class Scheduler(ABC):
     the job's script does it itself.
     """
 
+    reserved_exits: ClassVar[Sequence[int]] = ()
+    """Exit statuses of a job that mean something else to the scheduler than an end (run it again); a script ends with
+    1 instead, and its own record has the payload's.
+    """
+
     def prologue(self, request: JobRequest, control: str) -> Sequence[str]:
         """Shell lines that a job's script runs before everything else.
 

@@ -158,6 +158,8 @@ class JobRequest:
     :param export: names of variables of the submitting shell that reach the job; ``("ALL",)`` all, ``()`` none but
         what the scheduler itself sets; None: the scheduler's own habit
     :param container: the image that the executable runs in
+    :param site_words: the site's own names for what a scheduler leaves to its site (Grid Engine's parallel
+        environment or GPU resource), by the names that the scheduler's adaptor gives them
     """
 
     name: str
@@ -198,6 +200,7 @@ class JobRequest:
     mail_events: frozenset[MailEvent] = frozenset()
     export: tuple[str, ...] | None = None
     container: Container | None = None
+    site_words: Mapping[str, str] = field(default_factory=dict)
 
 
 BY_SCHEDULER = frozenset(

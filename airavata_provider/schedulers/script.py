@@ -82,6 +82,7 @@ def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | N
         f"airavata_control={quote(control)} airavata_webhook={quote(f'{control}/webhook')}",
         *(_index(scheduler, control) if request.array else ()),
         f"airavata_url={_url(request, webhook)}",
+        f"airavata_reserved={quote(' '.join(['', *map(str, scheduler.reserved_exits), '']))}",
         *scheduler.prologue(request, control),
         f'airavata_native="{scheduler.native_id_expression}"',
         f'airavata_restart="{scheduler.restart_expression}"',
@@ -342,6 +343,7 @@ airavata_end() { # STATUS: runs once, as the trap of the script's exit
     sleep 0.1 2>/dev/null || sleep 1; airavata_n=$((airavata_n + 1))
   done
   airavata_tell end "$airavata_code" "$airavata_reason"
+  case "$airavata_reserved" in *" $airavata_code "*) exit 1;; esac
   exit "$airavata_code"
 }
 

@@ -63,6 +63,7 @@ def job_fields(experiment: ResolvedExperiment) -> dict[str, Any]:
         "licenses": options.licenses or (),
         "mail_to": options.mail_to,
         "mail_events": options.mail_events or (),
+        "site_words": dict(queue.site_words),
         "export": deployment.export if deployment.export is not None else queue.export,
         "directives": scheduler(resource.scheduler).merge_directives(queue.directives, deployment.directives),
     }
@@ -120,7 +121,12 @@ def option_faults(experiment: Experiment, catalog: Catalog) -> list[Fault]:
         if (value := getattr(experiment, name)) is not None
     }
     try:
-        return list(unsupported(resource, JobRequest("job", "/directory", "true", **given)))
+        words = resource.queue(experiment.queue).site_words
+    except KeyError:  # which is told elsewhere
+        words = {}
+    request = JobRequest("job", "/directory", "true", site_words=words, **given)
+    try:
+        return list(unsupported(resource, request))
     except ConfigurationError:
         return []
 

@@ -76,6 +76,7 @@ class SubmitParameters(Parameters):
     mail_events: frozenset[MailEvent] = frozenset()
     export: tuple[str, ...] | None = None
     container: Container | None = None
+    site_words: dict[str, str] = Field(default_factory=dict)
     signal_before_end_s: int = Field(default=60, ge=0)
     directives: tuple[str, ...] = ()
     webhook: bool = Field(default=True, description="Let the job script tell us of its start and end")

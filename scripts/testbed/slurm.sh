@@ -149,11 +149,6 @@ CONF
   install -d -m 755 "$ROOM/slurm" "$ROOM/slurm/controller" "$ROOM/slurm/node"
 }
 
-# The daemons look their own host's name up. The line carries the bed's mark and goes with `down`.
-name_this_host() {
-  getent hosts "$(hostname -s)" >/dev/null || echo "127.0.0.1 $(hostname -s) # $MARK" >>/etc/hosts
-}
-
 slurm_start() {
   name_this_host
   start_munge
@@ -184,10 +179,5 @@ slurm_stop() {
   stop_pid "$ROOM/run/slurmdbd.pid"
   stop_pid "$ROOM/mariadb/pid"
   stop_pid "$ROOM/munge/pid"
-  if grep -qs "# $MARK\$" /etc/hosts; then
-    # /etc/hosts may be a mount, which can be written but not replaced
-    local rest
-    rest=$(grep -v "# $MARK\$" /etc/hosts)
-    printf '%s\n' "$rest" >/etc/hosts
-  fi
+  forget_this_host slurm
 }

@@ -23,20 +23,13 @@ ssh_answers() {
       -o UserKnownHostsFile="$ROOM/etc/known_hosts" "$BED_USER@127.0.0.1" true 2>/dev/null
 }
 
-ssh_start() {
-  local key=$ROOM/etc/ssh_host_ed25519_key
-  port ssh 20022 "$ROOM/run/sshd.pid"
-  [[ -s $key ]] || ssh-keygen -q -t ed25519 -N '' -C "$MARK host" -f "$key"
-  [[ -s $ROOM/etc/id_ed25519 ]] || ssh-keygen -q -t ed25519 -N '' -C "$MARK user" -f "$ROOM/etc/id_ed25519"
-  install -m 644 "$ROOM/etc/id_ed25519.pub" "$ROOM/etc/authorized_keys"
-  echo "[127.0.0.1]:$port $(cut -d' ' -f1,2 "$key.pub")" >"$ROOM/etc/known_hosts"
-  mkdir -p /run/sshd # its privilege separation folder, which only a service manager would make
+write_sshd_config() {
   # StrictModes looks at every folder above the key, and a clone may be anyone's; PAM could bring site policy.
-  # SLURM_CONF makes plain `sbatch` find the bed's cluster and no other.
+  # SetEnv makes plain `sbatch` and `qsub` find the bed's clusters and no other; sshd takes its first line only.
   cat >"$ROOM/etc/sshd_config" <<CONF
 ListenAddress 127.0.0.1
-Port $port
-HostKey $key
+Port $(cat "$ROOM/ports/ssh")
+HostKey $ROOM/etc/ssh_host_ed25519_key
 PidFile $ROOM/run/sshd.pid
 AllowUsers $BED_USER
 AuthorizedKeysFile $ROOM/etc/authorized_keys
@@ -51,9 +44,34 @@ PrintMotd no
 Subsystem sftp internal-sftp
 MaxSessions 10
 MaxStartups 10:30:100
-SetEnv SLURM_CONF=$ROOM/etc/slurm.conf
+SetEnv $(cat "$ROOM"/etc/environment.* 2>/dev/null | xargs) SLURM_CONF=$ROOM/etc/slurm.conf
 LogLevel VERBOSE
 CONF
+}
+
+# Schedulers put what their commands need into etc/environment.NAME and then call this: sshd reads its configuration
+# anew, and sessions go on.
+ssh_environment() {
+  local pid
+  if [[ ! -s $ROOM/ports/ssh ]]; then return; fi
+  cp "$ROOM/etc/sshd_config" "$ROOM/etc/sshd_config.old"
+  write_sshd_config
+  if ! cmp -s "$ROOM/etc/sshd_config" "$ROOM/etc/sshd_config.old" && pid=$(pid_of "$ROOM/run/sshd.pid"); then
+    kill -s HUP "$pid"
+    until_true 10 ssh_answers || true
+  fi
+  rm -f "$ROOM/etc/sshd_config.old"
+}
+
+ssh_start() {
+  local key=$ROOM/etc/ssh_host_ed25519_key
+  port ssh 20022 "$ROOM/run/sshd.pid"
+  [[ -s $key ]] || ssh-keygen -q -t ed25519 -N '' -C "$MARK host" -f "$key"
+  [[ -s $ROOM/etc/id_ed25519 ]] || ssh-keygen -q -t ed25519 -N '' -C "$MARK user" -f "$ROOM/etc/id_ed25519"
+  install -m 644 "$ROOM/etc/id_ed25519.pub" "$ROOM/etc/authorized_keys"
+  echo "[127.0.0.1]:$port $(cut -d' ' -f1,2 "$key.pub")" >"$ROOM/etc/known_hosts"
+  mkdir -p /run/sshd # its privilege separation folder, which only a service manager would make
+  write_sshd_config
   /usr/sbin/sshd -f "$ROOM/etc/sshd_config" -E "$ROOM/log/sshd.log"
   until_true 10 ssh_answers || tail -n 5 "$ROOM/log/sshd.log" >&2
 }

@@ -30,6 +30,19 @@ def test_the_cluster_is_the_beds_own(bed: Bed) -> None:
     assert not str(bed.slurm_conf).startswith("/etc/")
 
 
+def test_qsub_works_for_the_ssh_user_in_the_beds_own_cell_and_is_accounted(bed: Bed) -> None:
+    assert bed.run("echo $SGE_ROOT").stdout.strip() == str(bed.sge_root)
+    job = bed.run("echo 'exit 3' | qsub -terse -N bed-job -o /dev/null -j y -S /bin/sh").stdout.strip()
+
+    def record() -> str:
+        return bed.run(f"qacct -j {job}", check=False).stdout
+
+    deadline = time.monotonic() + 30
+    while "exit_status" not in record() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert {("jobname", "bed-job"), ("exit_status", "3")} <= {tuple(line.split()) for line in record().splitlines()}
+
+
 def test_a_fresh_database_is_empty_and_durable(postgres_db: str) -> None:
     with psycopg.connect(postgres_db) as connection:
         tables = connection.execute(

@@ -165,6 +165,15 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
 """What is asked for, to show what a scheduler makes of it: the field itself, and what it makes no sense without."""
 
 
+SITE_WORDS: Mapping[str, str] = {
+    "parallel_environment": "mpi",
+    "gpus": "gpu",
+    "gpu_type": "gpu_type",
+    "exclusive": "exclusive",
+}
+"""The names that are the site's own, as the page says."""
+
+
 def script_options() -> str:
     """What each of the project's own schedulers makes of each field that only a scheduler can see to."""
     assert SAMPLES.keys() == BY_SCHEDULER
@@ -186,7 +195,7 @@ def _shown(value: Any) -> str:
 
 
 def _said(adaptor: Scheduler, option: str, sample: Mapping[str, Any]) -> str:
-    request = JobRequest("job", "/scratch", "true", **sample)
+    request = JobRequest("job", "/scratch", "true", site_words=SITE_WORDS, **sample)
     if option in adaptor.unsupported(request):
         return "no"
     plain = replace(request, **{option: getattr(JobRequest("job", "/scratch", "true"), option)})

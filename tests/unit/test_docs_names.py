@@ -24,6 +24,7 @@ from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.job import Effect, JobEvent, JobState, SubmissionState
 from airavata_provider.models.options import JobOptions
 from airavata_provider.models.pattern import TEMPLATE_NAMES, _Handling, _PatternModel, _TaskModel
+from airavata_provider.schedulers.sge_options import SITE_WORDS
 from airavata_provider.settings import Settings
 from airavata_provider.tasks.registry import task_types
 from tests.unit.docs_pages import PAGES, PROJECT, PYPROJECT, name_of, of_language, prose, rows
@@ -119,6 +120,7 @@ NAMES: Mapping[str, Callable[[], set[str]]] = {
     "pattern": lambda: set(_PatternModel.model_fields),
     "task": lambda: set(_TaskModel.model_fields),
     "variables": lambda: set(TEMPLATE_NAMES),
+    "site words": lambda: set(SITE_WORDS),
     "patterns": lambda: {path.stem for path in (PROJECT / "patterns").glob("*.yaml")},
     "states": experiment_states,
     "job states": lambda: set(JobState),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,6 +134,19 @@ def test_options_are_told_beside_whatever_else_is_wrong() -> None:
     )
     unknown = Experiment(application="serial", compute_resource="nowhere", qos="high")
     assert option_faults(unknown, CATALOG) == []
+
+
+def test_a_sites_words_are_its_queues() -> None:
+    assert requested().site_words == {"parallel_environment": "mpi", "exclusive": "exclusive"}
+    grid = CATALOG.compute_resources["cluster"].model_copy(update={"scheduler": "sge"})
+    catalog = replace(CATALOG, compute_resources={"cluster": grid})
+
+    def faults(queue: str | None) -> list[str]:
+        experiment = Experiment(application="serial", compute_resource="cluster", exclusive=True, queue=queue)
+        return [fault.where for fault in option_faults(experiment, catalog)]
+
+    assert faults(None) == faults("normal") == []
+    assert faults("other") == ["exclusive"]
 
 
 # --- and in the task, which alone sees what a pattern's own parameters ask for

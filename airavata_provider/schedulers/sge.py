@@ -1,0 +1,378 @@
+"""Grid Engine (SGE, Son of Grid Engine, UGE): ``qsub``, ``qstat``, ``qacct``, ``qdel``.
+
+What always holds here:
+
+- ``qstat`` knows jobs until they end, ``qacct`` knows them some time after that, and of a job that was deleted while
+  it waited neither knows anything: the mark that :meth:`Sge.cancel_command` leaves in its control directory tells
+  that it was us.
+- Plain ``qstat`` cuts names to ten characters; ``-xml`` does not.
+- Grid Engine kills without a warning, so a job's own record is missing when it was deleted or ran too long. The
+  notice before the walltime is the script's own: Grid Engine's (``s_rt``, ``-notify``) goes to the whole process
+  group, and a program that does not expect it dies of it.
+- A status of 99 puts a job back into the queue, and 100 into error: scripts here end with neither.
+- An array's tasks are numbered from 1: element *i* is task *i* + 1, and its id is ``<job>.<task>``. An array is one
+  range with one step; indices with other gaps are not expressible, and whoever asks for them submits an array per
+  range. To submit positions instead, and to look indices up in the script, would make an element's id depend on which
+  others were submitted with it, and a retry of a few elements would have the ids of others.
+
+Read with the man pages of Son of Grid Engine 8.1.9 and tried on Debian's. Pure; no Airflow.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
+from airavata_provider.models.job import JobState
+from airavata_provider.models.outcome import Outcome
+from airavata_provider.schedulers import frame, sge_options, sge_states
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
+from airavata_provider.schedulers.record import ExitRecord, control_directory, parse_exit_record
+from airavata_provider.schedulers.request import JobRequest, Option
+from airavata_provider.schedulers.sge_states import Account, Key, key_of
+
+_ACCEPTED = re.compile(r"^Your job(?:-array)? (\d+)", re.MULTILINE)
+_TERSE = re.compile(r"^(\d+)(?:\.[\d,:-]+)?\s*$", re.MULTILINE)
+_REFUSED = re.compile(
+    r"unable to run job|job (?:was )?rejected|denied|invalid option|unable to read script|error opening"
+    r"|no suitable queues|unable to initialize environment|is not a valid",
+    re.IGNORECASE,
+)
+_UNCERTAIN = re.compile(
+    r"commlib|unable to (?:send|contact)|failed receiving|got (?:\w+ )*error|time-?out|timed out|answer list"
+    r"|connect|communication|qmaster (?:is )?(?:not|down)",
+    re.IGNORECASE,
+)
+_LATER = re.compile(r"only \d+ jobs are allowed per|try (?:again )?later|temporar", re.IGNORECASE)
+_TIMEOUT_STATUS = 124
+_CANNOT_RUN = (126, 127)
+
+_NO_ACCOUNTING = re.compile(r"no jobs running since startup|qacct: (?:command )?not found")
+_NO_SUCH_JOB = re.compile(r"job (?:name|id) \S+ not found")
+
+_TOLD = """\
+airavata_told() { # ID CONTROL: what the job itself, and whoever cancelled it, left
+  [ -s "$2/exit" ] && IFS= read -r airavata_line <"$2/exit" && printf '%s|RECORD|%s\\n' "$1" "$airavata_line"
+  [ -s "$2/cancel" ] && printf '%s|CANCEL|\\n' "$1"
+  return 0
+}"""
+
+_NAMES = 'BEGIN{RS="<"} sub(/^JB_job_number>/,""){n=$0} sub(/^JB_name>/,""){print n "|" $0}'
+"""An awk program: ``number|name`` of each job in an answer of ``qstat -xml``."""
+
+
+class Sge(Scheduler):
+    """Grid Engine and its descendants."""
+
+    name: ClassVar[str] = "sge"
+    prefix: ClassVar[str] = sge_options.PREFIX
+    options: ClassVar[Sequence[Option]] = sge_options.OPTIONS
+    native_id_expression: ClassVar[str] = "${JOB_ID:-unknown}$airavata_task"
+    index_expression: ClassVar[str | None] = "$((SGE_TASK_ID - 1))"
+    restart_expression: ClassVar[str] = "$airavata_restarts"
+    gives_notice: ClassVar[bool] = False
+    reserved_exits: ClassVar[Sequence[int]] = (99, 100)
+
+    def fixed(self, request: JobRequest) -> Sequence[str]:
+        """Directory, log, shell."""
+        return sge_options.fixed(request)
+
+    def check_raw(self, line: str) -> None:
+        """:raises ConfigurationError: with it, the job could not be followed."""
+        sge_options.check_raw(line)
+
+    def element_id(self, native_id: str, index: int) -> str:
+        """``<job>.<task>``, as ``qdel`` takes it."""
+        return f"{native_id}.{index + 1}"
+
+    def prologue(self, request: JobRequest, control: str) -> Sequence[str]:
+        """Opens the log, names the task, counts restarts (Grid Engine tells one from none), heeds ``-notify``."""
+        return (
+            'exec >>"$airavata_control/log" 2>&1',
+            'airavata_task=; [ "${SGE_TASK_ID:-undefined}" = undefined ] || airavata_task=.$SGE_TASK_ID',
+            "airavata_restarts=0",
+            'if [ "${RESTARTED:-0}" != 0 ]; then',
+            "  airavata_restarts=1",
+            '  [ -s "$airavata_control/started" ] && read -r airavata_was airavata_n <"$airavata_control/started" \\',
+            '    && [ "$airavata_was" = "$JOB_ID$airavata_task" ] && airavata_restarts=$((airavata_n + 1))',
+            "fi",
+            "trap 'airavata_stop \"SIGNAL USR2\"' USR2",
+        )
+
+    def submit_command(self, script: str, request: JobRequest) -> str:
+        """``qsub``; what no default of the account or the site may change stands on the command line."""
+        return f"exec qsub -terse -b n -C '#$' -N {quote(request.name)} {quote(script)}"
+
+    def parse_submit(self, result: CommandResult) -> str:
+        """The job's number, an array's too.
+
+        A refusal that time cures (too many jobs) is a ``SubmissionRefused`` whose ``transient`` is True.
+        """
+        words = " ".join(f"{result.stderr} {result.stdout}".split())[-1000:]
+        accepted = _ACCEPTED.findall(result.stdout)
+        if result.exit_status == 0:
+            accepted = accepted or _TERSE.findall(result.stdout)
+        if accepted:
+            return str(accepted[-1])
+        if result.exit_status in _CANNOT_RUN:
+            raise SubmissionRefused(
+                f"qsub cannot be run: {words}", advice="is Grid Engine in the account's PATH, and SGE_ROOT set?"
+            )
+        if 0 < result.exit_status < _TIMEOUT_STATUS and not _UNCERTAIN.search(words):
+            if _LATER.search(words):
+                refused = SubmissionRefused(words)
+                refused.transient = True
+                raise refused
+            if _REFUSED.search(words):
+                raise SubmissionRefused(words)
+        raise SubmissionUncertain(f"qsub ended with status {result.exit_status}: {words or 'no words'}")
+
+    def find_command(self, name: str, user: str | None, directory: str) -> str:
+        """``qstat`` for the account, ``qacct`` for the name."""
+        who = quote(user) if user else '"$(id -un)"'
+        accounting = _qacct(f"-o {who} -j {quote(name)}", "")
+        return "\n".join((frame.SETUP, frame.frame("queue", _qstat(who)), frame.frame("accounting", accounting)))
+
+    def parse_find(self, result: CommandResult, name: str) -> str | None:
+        """The first number under that name; None only when queue and accounting, where there is any, have none."""
+        found: set[int] = set()
+        faults = []
+        try:
+            jobs = _queue(result, "queue")
+            found |= {int(number) for (number, _), job in jobs.items() if job.name == name}
+        except AnswerUnreadable as unreadable:
+            faults.append(unreadable.message)
+        answer = frame.whole(result.stdout, "accounting", stderr=result.stderr)
+        accounts = sge_states.accounts_of(answer.lines)
+        found |= {int(number) for (number, _), runs in accounts.items() if any(run.name == name for run in runs)}
+        if fault := _fault(answer):
+            faults.append(f"qacct: {fault}")
+        if found:
+            return str(min(found))
+        if faults:
+            raise AnswerUnreadable("; ".join(faults))
+        return None
+
+    def status_command(self, jobs: Sequence[JobRef]) -> str:
+        """``qstat`` for this account; once more for holds and for errors' reasons, where there are such jobs."""
+        who = '"$(id -un)"'
+        numbers = quote(",".join(dict.fromkeys(key_of(job.native_id)[0] for job in jobs)) or "0")
+        ask = (
+            f"{_qstat(who, keep=True)}\n"
+            # Of several kinds of holds in one question, qstat answers with all there are, job dependencies too.
+            f"case $airavata_queue in *'<state>h'*|*'<state>d'*h*) for airavata_kind in hu ho hs; do echo {_HELD}\n"
+            f"airavata_limit 60 qstat -u {who} -s $airavata_kind -xml 2>/dev/null || :; done;; esac\n"
+            f"case $airavata_queue in *'<state>'*E*) echo {_ERRORS}\n"
+            f"airavata_limit 60 qstat -j {numbers} -xml 2>/dev/null || :;; esac"
+        )
+        return "\n".join((frame.SETUP, frame.frame("queue", ask)))
+
+    def parse_status(self, result: CommandResult, jobs: Sequence[JobRef]) -> Mapping[str, JobStatus]:
+        """States by id; a job with one of the numbers and another name is another one, after numbers began anew."""
+        answer = frame.whole(result.stdout, "queue", stderr=result.stderr)
+        queue, held, reasons = _parts(answer)
+        states: dict[str, JobStatus] = {}
+        for job in jobs:
+            key = key_of(job.native_id)
+            queued = queue.get(key)
+            if queued is None or queued.name != job.name or "z" in queued.letters:
+                continue
+            state, outcome, words = sge_states.state_of(
+                queued.letters, held=held is None or key in held, reason=reasons.get(key, "")
+            )
+            states[job.native_id] = JobStatus(
+                job.native_id, state, queued.letters, queued.name, reason=words, outcome=outcome
+            )
+        return states
+
+    def history_command(self, jobs: Sequence[JobRef]) -> str:
+        """What the jobs themselves left, and one pass of ``qacct`` over the account's records for all of them."""
+        told = [f"airavata_told {quote(job.native_id)} {quote(_control(job))}" for job in jobs]
+        numbers = " ".join(dict.fromkeys(key_of(job.native_id)[0] for job in jobs))
+        accounting = _qacct('-o "$(id -un)" -j "*"', f" {numbers} ") if jobs else ":"
+        return "\n".join(
+            (
+                frame.SETUP,
+                _TOLD,
+                frame.frame("told", "\n".join(told) or ":"),
+                frame.frame("accounting", accounting),
+            )
+        )
+
+    def parse_history(self, result: CommandResult, jobs: Sequence[JobRef]) -> Mapping[str, JobStatus]:
+        """Ends only: of a run that another one follows, nothing is said.
+
+        The outcome is Grid Engine's, the exit code the script's own. A job that neither left anything was deleted
+        while it waited, if it was us who deleted it; else nobody knows.
+        """
+        records: dict[str, ExitRecord] = {}
+        cancelled: set[str] = set()
+        for line in frame.whole(result.stdout, "told", stderr=result.stderr).lines:
+            native_id, _, rest = line.partition("|")
+            kind, _, text = rest.partition("|")
+            if kind == "CANCEL":
+                cancelled.add(native_id)
+            elif kind == "RECORD" and (record := parse_exit_record(text)) and record.native_id == native_id:
+                records[native_id] = record
+        answer = frame.whole(result.stdout, "accounting", stderr=result.stderr)
+        accounts = sge_states.accounts_of(answer.lines)
+        fault = _fault(answer)
+        ends: dict[str, JobStatus] = {}
+        for job in jobs:
+            runs = [run for run in accounts.get(key_of(job.native_id), ()) if run.name == job.name]
+            end = _end(job, runs, records.get(job.native_id), job.native_id in cancelled and not fault)
+            if end is not None:
+                ends[job.native_id] = end
+        if fault and not ends and jobs:
+            raise AnswerUnreadable(f"qacct: {fault}")
+        return ends
+
+    def cancel_command(self, jobs: Sequence[JobRef]) -> str:
+        """``qdel`` for those of the jobs that are still there under their names, each marked as ours to end; no other
+        job's number is touched.
+        """
+        if not jobs:
+            return ":"
+        asks = [
+            f"airavata_end {quote(job.native_id)} {quote(f'{key_of(job.native_id)[0]}|{job.name}')} "
+            f"{quote(_control(job))}"
+            for job in jobs
+        ]
+        return "\n".join((frame.SETUP, _CANCEL.replace("@NAMES@", quote(_NAMES)), *asks, _DELETE))
+
+
+_CANCEL = """\
+airavata_queue=$(airavata_limit 60 qstat -u "$(id -un)" -s prs -xml </dev/null) || exit 1
+airavata_names="
+$(printf '%s\\n' "$airavata_queue" | awk @NAMES@)
+"
+airavata_ids=
+airavata_end() { # ID NUMBER|NAME CONTROL
+  case $airavata_names in *"
+$2
+"*) ;; *) return 0;; esac
+  [ ! -d "$3" ] || date +%s >"$3/cancel"
+  airavata_ids="$airavata_ids $1"
+} 2>/dev/null"""
+
+_DELETE = """\
+[ -n "$airavata_ids" ] || exit 0
+# What ended meanwhile, and what is being deleted already, is no fault.
+airavata_words=$(airavata_limit 60 qdel $airavata_ids 2>&1 </dev/null) && exit 0
+airavata_words=$(printf '%s\\n' "$airavata_words" | grep -v -e 'does not exist' -e 'deletion' -e 'has deleted')
+[ -z "$airavata_words" ] || { printf '%s\\n' "$airavata_words" >&2; exit 1; }"""
+
+_HELD, _ERRORS = "AIRAVATA-HELD", "AIRAVATA-ERRORS"
+
+
+def _control(job: JobRef) -> str:
+    """The control directory of a job or of an array's element."""
+    control = control_directory(job.directory, job.name)
+    return control if job.index is None else posixpath.join(control, str(job.index))
+
+
+def _qstat(who: str, *, keep: bool = False) -> str:
+    """``qstat``'s answer, whole or not at all; in ``$airavata_queue`` too.
+
+    Options in the account's own ``.sge_qstat`` could hide jobs, and a hidden job looks like an absent one: user and
+    states are said here.
+    """
+    ask = f"airavata_limit 30 qstat -u {who} -s prs -xml"
+    if not keep:
+        return ask
+    return f"airavata_queue=$({ask}) || exit $?\nprintf '%s\\n' \"$airavata_queue\""
+
+
+def _qacct(options: str, numbers: str) -> str:
+    """``qacct`` through a filter, with its own status."""
+    # Its standard output goes through the filter, its status past it.
+    return (
+        "command -v qacct >/dev/null 2>&1 || { echo 'qacct: not found' >&2; exit 127; }\n"
+        "exec 5>&1\n"
+        f"airavata_left=$({{ {{ airavata_limit 30 qacct {options}; echo $? >&4; }} "
+        f"| awk -v W={quote(numbers)} {quote(sge_states.KEEP)} >&5; }} 4>&1)\n"
+        'exit "$airavata_left"'
+    )
+
+
+def _queue(result: CommandResult, label: str) -> Mapping[Key, sge_states.Queued]:
+    return _parts(frame.whole(result.stdout, label, stderr=result.stderr))[0]
+
+
+def _parts(
+    answer: frame.Frame,
+) -> tuple[Mapping[Key, sge_states.Queued], frozenset[Key] | None, Mapping[Key, str]]:
+    """The queue, which of its jobs a person holds (None: nobody can tell), and errors' reasons.
+
+    :raises AnswerUnreadable: the queue cannot be read
+    """
+    if answer.status == _TIMEOUT_STATUS:
+        raise AnswerUnreadable("qstat: no answer in time")
+    if answer.status != 0:
+        raise AnswerUnreadable(f"qstat: {answer.errors[-500:] or f'status {answer.status}'}")
+    parts: list[tuple[str, list[str]]] = [("", [])]
+    for line in answer.lines:
+        if line in (_HELD, _ERRORS):
+            parts.append((line, []))
+        else:
+            parts[-1][1].append(line)
+    queue = sge_states.queue_of("\n".join(parts[0][1]))
+    held: frozenset[Key] | None = frozenset()
+    reasons: dict[Key, str] = {}
+    for label, lines in parts[1:]:
+        text = "\n".join(lines)
+        if label == _ERRORS:
+            reasons |= sge_states.reasons_of(text)
+            continue
+        try:
+            held = None if held is None else held | sge_states.queue_of(text).keys()
+        except AnswerUnreadable:
+            held = None
+    return queue, held, reasons
+
+
+def _fault(answer: frame.Frame) -> str | None:
+    """What is wrong with accounting's answer, None for a good one or for accounting that is not there."""
+    if answer.status == 0 or _NO_SUCH_JOB.search(answer.errors) or _NO_ACCOUNTING.search(answer.errors):
+        return None
+    if answer.status == 127 and answer.errors.startswith("qacct:"):
+        return None
+    if answer.status == _TIMEOUT_STATUS:
+        return "no answer in time"
+    return answer.errors[-500:] or f"status {answer.status}"
+
+
+def _end(job: JobRef, runs: Sequence[Account], record: ExitRecord | None, cancelled: bool) -> JobStatus | None:
+    """How a job that left the queue ended, from all that is known of it; None: nobody can tell, or not yet."""
+    if not runs or runs[-1].failed in sge_states.AGAIN:
+        # A record of a run that accounting does not know yet is the last one's: nothing starts the job any more.
+        if record is not None and record.restart >= len(runs):
+            return _recorded(job, record, cancelled)
+        if cancelled:
+            return JobStatus(
+                job.native_id, JobState.CANCELED, "deleted", job.name, reason="qdel", outcome=Outcome.CANCELED
+            )
+        return None
+    state, outcome, code, signal, words = sge_states.end_of(runs[-1])
+    native = f"failed {runs[-1].failed}"
+    if record is not None and record.restart >= len(runs) - 1 and state is not JobState.COMPLETE:
+        code, signal, words = record.exit_code, record.signal, words or record.reason
+    if cancelled and outcome in (Outcome.CANCELED, Outcome.SIGNALED):
+        state, outcome = JobState.CANCELED, Outcome.CANCELED
+    return JobStatus(job.native_id, state, native, job.name, code, signal, words, outcome)
+
+
+def _recorded(job: JobRef, record: ExitRecord, cancelled: bool) -> JobStatus:
+    state, outcome = JobState.FAILED, Outcome.FAILED
+    if record.reason and cancelled:
+        state, outcome = JobState.CANCELED, Outcome.CANCELED
+    elif record.reason or record.signal is not None:
+        outcome = Outcome.SIGNALED
+    elif record.exit_code == 0:
+        state, outcome = JobState.COMPLETE, Outcome.COMPLETED
+    return JobStatus(
+        job.native_id, state, "EXIT RECORD", job.name, record.exit_code, record.signal, record.reason, outcome
+    )
