@@ -10,6 +10,7 @@ in the job's name, ``name[5]``. Pure; no Airflow.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from airavata_provider.schedulers import ends, frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
 from airavata_provider.schedulers.lsf_options import OPTIONS, array_name
 from airavata_provider.schedulers.lsf_states import status
+from airavata_provider.schedulers.record import make_directories
 from airavata_provider.schedulers.request import Inexpressible, JobRequest, Option, ranges
 
 _ENVIRONMENT = (
@@ -124,7 +126,11 @@ class Lsf(Scheduler):
             name = array_name(request)
         except Inexpressible as fault:
             raise ConfigurationError(str(fault)) from fault
-        return f"{_ENVIRONMENT}\nexec bsub -J {quote(name)} <{quote(script)}"
+        made = ""
+        if request.array is not None:
+            control = posixpath.dirname(script)
+            made = f"(umask 077; {make_directories(control, request.array.indices)}) && "
+        return f"{_ENVIRONMENT}\n{made}exec bsub -J {quote(name)} <{quote(script)}"
 
     def parse_submit(self, result: CommandResult) -> str:
         """The job's id; what ``esub`` scripts and wrappers print before it is no matter.
