@@ -6,7 +6,7 @@ is in a script, so none is made here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -34,11 +34,13 @@ class Preview:
     :param task: id of the pattern's task that submits it
     :param script: its text
     :param left_out: what is asked for and the scheduler has no words for
+    :param files: what the scheduler reads beside the script, by name
     """
 
     task: str
     script: str
     left_out: tuple[Fault, ...]
+    files: Mapping[str, str]
 
 
 def previews(resolved: ResolvedExperiment) -> Iterator[Preview]:
@@ -78,10 +80,10 @@ def previews(resolved: ResolvedExperiment) -> Iterator[Preview]:
         request = request_of(parameters, resource, name=name, directory=directory, comment=comment)
         url = webhook_url(get_settings().webhook_base_url, resource, name) if parameters.webhook else None
         webhook = Webhook(url, "") if url else None
-        script = write_script(
-            scheduler(resource.scheduler), request, webhook, control_directory(directory, request.name)
-        )
-        yield Preview(task.id, script, tuple(unsupported(resource, request)))
+        adaptor, control = scheduler(resource.scheduler), control_directory(directory, request.name)
+        script = write_script(adaptor, request, webhook, control)
+        files = adaptor.side_files(request, control)
+        yield Preview(task.id, script, tuple(unsupported(resource, request)), files)
 
 
 def _pattern(name: str) -> Pattern:

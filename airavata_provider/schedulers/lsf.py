@@ -88,6 +88,7 @@ class Lsf(Scheduler):
     native_id_expression: ClassVar[str] = _NATIVE
     index_expression: ClassVar[str | None] = "$((LSB_JOBINDEX - 1))"
     restart_expression: ClassVar[str] = "${airavata_starts:-0}"
+    gives_notice: ClassVar[bool] = False
 
     def element_id(self, native_id: str, index: int) -> str:
         """``123[5]`` for the index 4."""
@@ -336,7 +337,9 @@ def _after(row: _Row, event: str) -> _Row:
     if re.match(r"Done successfully|Completed <done>", event):
         return replace(row, stat="DONE", code=0)
     term = re.search(r"\bTERM_[A-Z_]+(?:: [^;]*)?", event)
-    match = re.search(r"Exited with exit code (\d+)|Exited by (?:LSF )?signal (\d+)", event)
+    match = re.search(
+        r"Exited with exit code (\d+)|Exited (?:by|with) (?:LSF )?signal (?:termination: )?(\d+)", event
+    )
     if match or term or re.search(r"\bExited\b|Completed <exit>", event):
         code = int(match[1]) if match and match[1] else 128 + int(match[2]) if match else row.code
         return replace(row, stat="EXIT", code=code, ended=term[0].strip(" .") if term else row.ended)

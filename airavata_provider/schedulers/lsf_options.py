@@ -61,7 +61,7 @@ def _word(option: str, value: str) -> str:
 
 def _quoted(option: str, value: str) -> str:
     """An option whose value has blanks; ``bsub`` has no way to say a quote or a newline in it."""
-    if not value.isprintable() or '"' in value:
+    if not value.isprintable() or '"' in value or "\\" in value:
         raise ConfigurationError(f"{option} cannot carry {value!r}")
     return f'{option} "{value}"'
 

@@ -15,10 +15,10 @@ class TestHTCondor(StandIn):
     commands = STANDINS / "htcondor" / "bin"
     submitter = "condor_submit"
     timed_out = "ERROR: Failed to commit job submission into the queue."
-    settings = Settings(kill_delay_s=3, keep_s=600)
+    settings = Settings(kill_delay_s=10, keep_s=600)
 
 
 class TestHTCondorWithoutHistory(TestHTCondor):
     """One that keeps none: the jobs' event logs and their own records have to do."""
 
-    settings = Settings(kill_delay_s=3, keep_s=600, extra={"history": False})
+    settings = Settings(kill_delay_s=10, keep_s=600, extra={"history": False})

@@ -19,7 +19,7 @@ class TestLsf(StandIn):
     commands = STANDINS / "lsf" / "bin"
     submitter = "bsub"
     timed_out = "Communication time out. Job not submitted."
-    settings = Settings(kill_delay_s=3, keep_s=600, drop_unmet=False, extra={"minute_s": 1.0})
+    settings = Settings(kill_delay_s=10, keep_s=600, drop_unmet=False, extra={"minute_s": 1.0})
 
     def request_(self, folder: Path, shell: str, **fields: Any) -> JobRequest:
         return super().request_(folder, shell, **({"walltime_s": 86400} | fields))
@@ -28,4 +28,4 @@ class TestLsf(StandIn):
 class TestLsfThatForgets(TestLsf):
     """Ended jobs leave ``bjobs`` soon: what is asked for then stands in ``bhist``."""
 
-    settings = Settings(kill_delay_s=3, keep_s=2, drop_unmet=False, extra={"minute_s": 1.0})
+    settings = Settings(kill_delay_s=10, keep_s=2, drop_unmet=False, extra={"minute_s": 1.0})

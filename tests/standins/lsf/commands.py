@@ -288,7 +288,8 @@ def bhist(cluster: Cluster, arguments: list[str]) -> int:
 def _story(job: Job) -> Iterator[str]:
     native = f"{job.number}" if job.index is None else f"{job.number}[{job.index}]"
     script = job.spec.script.replace("\n", ";")
-    yield f"Job <{native}>, Job Name <{job.spec.name}>, User <{job.spec.owner}>, Project <default>, Command <{script}>"
+    whose = f"Job Name <{job.spec.name}>, User <{job.spec.owner}>, Project <default>"
+    yield f"Job <{native}>, {whose}, Command <{script}>"
     yield f"{_at(job.submitted)}: Submitted from host <login1>, to Queue <normal>, CWD <{job.spec.directory}>;"
     if job.started is not None:
         yield f"{_at(job.started)}: Dispatched 1 Task(s) on Host(s) <n1>, Allocated 1 Slot(s) on Host(s) <n1>;"

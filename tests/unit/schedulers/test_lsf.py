@@ -1,4 +1,4 @@
-"""LSF's answers, captured from 10.1, and commands as text."""
+"""LSF's answers and commands as text; which answers are captures, ``tests/fixtures/schedulers/README.md`` tells."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from airavata_provider.schedulers.request import (
 )
 from tests.unit.schedulers.captures import answer, capture, framed
 
-LSF = "lsf-10.1"
+LSF = "lsf"
 lsf = Lsf()
 NAMES = {
     "81204417": "a3f1", "81204420": "a3f2", "81204421": "a3f3", "81204422": "a3f4", "81204423": "a3f5",
@@ -53,7 +53,7 @@ def array(*indices: int, throttle: int | None = None) -> Array:
 # --- states
 
 
-def test_states_of_a_captured_queue() -> None:
+def test_states_of_a_queue() -> None:
     result = answer(framed("queue", capture(f"{LSF}-bjobs.out")), noise="Welcome!\n81204422^RUN^-^a3f4^-^-\n")
     states = lsf.parse_status(result, REFS)
     assert {i: (s.state, s.outcome, s.exit_code) for i, s in states.items()} == {
@@ -155,7 +155,41 @@ def record(native_id: str, code: int, reason: str = "") -> str:
     )
 
 
-def test_ends_of_a_captured_history() -> None:
+def test_captured_ends() -> None:
+    # Job names are not shown of jobs without one: ours always have one.
+    text = capture("lsf-2021-bhist.out").replace("Project <default>", "Job Name <ajob>, Project <default>")
+    text = re.sub(r"^(Job <\d+>), User <somby>, (.*)", r"\1, \2", text, flags=re.MULTILINE)
+    refs = [JobRef("872795", "ajob", "/d"), JobRef("873209", "ajob", "/d"), JobRef("41", "b", "/d")]
+    memory = f"\nJob <41>, Job Name <b>, User <somby>\n{capture('lsf-10.1-bhist-memory.out')}"
+    ends = lsf.parse_history(answer(framed("records"), framed("history", text + memory)), refs)
+    assert {i: (s.state, s.outcome, s.exit_code) for i, s in ends.items()} == {
+        "872795": (JobState.COMPLETE, Outcome.COMPLETED, 0),
+        "873209": (JobState.FAILED, Outcome.FAILED, 127),
+        "41": (JobState.FAILED, Outcome.OUT_OF_MEMORY, 1),
+    }
+    assert ends["41"].reason == "TERM_MEMLIMIT: job killed after reaching LSF memory usage limit"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Exited by signal 12",
+        "Exited by LSF signal 12",
+        "Exited with signal termination: 12",
+        "Exited with exit code 140",
+    ],
+)
+def test_each_way_to_tell_of_a_signal(words: str) -> None:
+    text = (
+        f"Job <873209>, Job Name <ajob>, User <x>\nSun Jan 10 17:50:12: {words}. The CPU time used is 0.0 seconds;\n"
+    )
+    end = lsf.parse_history(answer(framed("records"), framed("history", text)), [JobRef("873209", "ajob", "/d")])[
+        "873209"
+    ]
+    assert (end.exit_code, end.signal, end.outcome) == (140, 12, Outcome.SIGNALED)
+
+
+def test_ends_of_a_history() -> None:
     result = answer(framed("records"), framed("history", capture(f"{LSF}-bhist.out")))
     ends = lsf.parse_history(result, REFS)
     assert {i: (s.state, s.outcome, s.exit_code, s.signal) for i, s in ends.items()} == {
