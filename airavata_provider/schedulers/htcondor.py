@@ -11,7 +11,6 @@ some. The attribute ``AiravataJob`` is the name that jobs are known by. Pure; no
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,16 @@ from airavata_provider.models.job import JobState
 from airavata_provider.schedulers import ends, frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
 from airavata_provider.schedulers.htcondor_options import HOPELESS, KEPT_S, OPTIONS, value
+from airavata_provider.schedulers.htcondor_queries import (
+    AWK,
+    as_json,
+    by_log,
+    cluster_of,
+    exactly,
+    log_of,
+    of_clusters,
+    string,
+)
 from airavata_provider.schedulers.htcondor_states import (
     ATTRIBUTES,
     FACTORY,
@@ -47,7 +56,6 @@ _SINCE = '-since "EnteredCurrentStatus < $(($(date +%s) - 2592000))"'
 """A history is read backwards; what left the queue a month ago is no job of ours."""
 
 _NATIVE = "${AIRAVATA_NATIVE:-unknown}"
-_MAX_CLUSTERS = 2000
 _CHUNK = 500
 _TIMEOUT_STATUS = 124
 
@@ -181,19 +189,16 @@ class HTCondor(Scheduler):
 
     def find_command(self, name: str, user: str | None, directory: str) -> str:
         """``condor_q`` by our attribute, the event log that a submission begins, ``condor_history``."""
-        constraint = f"AiravataJob == {_string(name)}" + (f" && Owner == {_string(user)}" if user else "")
+        constraint = f"AiravataJob == {string(name)}" + (f" && Owner == {string(user)}" if user else "")
         events = f"{control_directory(directory, name)}/events"
         # The first line of a log is the submission's.
         look = f'for f in {quote(events)} {quote(events)}.*; do if [ -s "$f" ]; then head -n 1 "$f"; break; fi; done'
-        history = (
-            f"airavata_limit 60 condor_history {_json(ATTRIBUTES)} -limit 1 {_SINCE} -constraint {quote(constraint)}"
-        )
+        which = f"{as_json(ATTRIBUTES)} -constraint {quote(constraint)}"
+        history = f"airavata_limit 60 condor_history {which} -limit 1 {_SINCE}"
         return "\n".join(
             (
                 frame.SETUP,
-                frame.frame(
-                    "queue", f"airavata_limit 30 condor_q {_json(ATTRIBUTES)} -constraint {quote(constraint)}"
-                ),
+                frame.frame("queue", f"airavata_limit 30 condor_q {which}"),
                 frame.frame("events", look),
                 frame.frame("history", history),
             )
@@ -225,14 +230,14 @@ class HTCondor(Scheduler):
         """``condor_q`` for our jobs' clusters, what of arrays is not in the queue yet, and exit records."""
         if not jobs:
             return "\n".join((frame.SETUP, frame.frame("queue", ":"), frame.frame("records", ":")))
-        constraint = quote(_clusters(jobs))
+        constraint = quote(of_clusters(jobs))
         parts = [
             frame.SETUP,
             ends.FUNCTION,
-            frame.frame("queue", f"airavata_limit 60 condor_q {_json(ATTRIBUTES)} -constraint {constraint}"),
+            frame.frame("queue", f"airavata_limit 60 condor_q {as_json(ATTRIBUTES)} -constraint {constraint}"),
         ]
         if any("[" in job.native_id for job in jobs):
-            factory = f"airavata_limit 60 condor_q -factory {_json(FACTORY)} -constraint {constraint}"
+            factory = f"airavata_limit 60 condor_q -factory {as_json(FACTORY)} -constraint {constraint}"
             parts.append(frame.frame("factory", factory))
         return "\n".join([*parts, frame.frame("records", ends.ask(jobs))])
 
@@ -252,11 +257,11 @@ class HTCondor(Scheduler):
         return states
 
     def history_command(self, jobs: Sequence[JobRef]) -> str:
-        """Exit records, event logs, and ``condor_history`` when a log has no end."""
+        """Exit records, event logs, and, when a log has no end, ``condor_q`` and ``condor_history``."""
         if not jobs:
             return "\n".join((frame.SETUP, frame.frame("records", ":"), frame.frame("events", ":")))
-        logs = [quote(_log(job)) for job in jobs]
-        constraint = quote(_clusters(jobs))
+        logs = [quote(log_of(job)) for job in jobs]
+        constraint = quote(of_clusters(jobs))
         asked = f"-limit {len(jobs)} {_SINCE} -constraint {constraint}"
         return "\n".join(
             (
@@ -267,33 +272,48 @@ class HTCondor(Scheduler):
                 f"for f in {' '.join(logs)}; do",
                 '  if [ -s "$f" ]; then set -- "$@" "$f"; else airavata_more=yes; fi',
                 "done",
-                frame.frame("events", f"""awk '{_AWK}' "$@" """),
+                frame.frame("events", f"""awk '{AWK}' "$@" """),
                 # /dev/null has no end either.
                 """if [ -n "$airavata_more" ] || [ "$(grep -L '^00[59] (' "$@" | wc -l)" -gt 1 ]; then""",
-                frame.frame("history", f"airavata_limit 60 condor_history {_json(ATTRIBUTES)} {asked}"),
+                frame.frame("queue", f"airavata_limit 60 condor_q {as_json(ATTRIBUTES)} -constraint {constraint}"),
+                frame.frame("history", f"airavata_limit 60 condor_history {as_json(ATTRIBUTES)} {asked}"),
                 "fi",
             )
         )
 
     def parse_history(self, result: CommandResult, jobs: Sequence[JobRef]) -> Mapping[str, JobStatus]:
-        """Ends only: HTCondor's history's, else the event log's, with the script's own status; else its record's."""
+        """Ends only: HTCondor's words, else the event log's, with the script's own status; else its record's.
+
+        A record is no end of a job that is still in the queue, or may be.
+        """
         records = ends.records(frame.whole(result.stdout, "records", stderr=result.stderr).lines, jobs)
-        told: dict[str, JobStatus | None] = {}
-        logs = _logs(frame.whole(result.stdout, "events", stderr=result.stderr).lines)
-        for job in jobs:
-            told[job.native_id] = from_log(job, logs.get(_log(job), ()))
-        history = frame.unframe(result.stdout, "history")
-        fault = _fault(history) if history is not None else None
-        if history is not None and not fault:
-            for job, ad in _known(jobs, ours(ads("\n".join(history.lines)))):
+        logs = by_log(frame.whole(result.stdout, "events", stderr=result.stderr).lines)
+        told = {job.native_id: from_log(job, logs.get(log_of(job), ())) for job in jobs}
+        live: set[str] = set()
+        faults = []
+        for label in ("queue", "history"):
+            answer = frame.unframe(result.stdout, label)
+            if answer is None:
+                continue
+            if fault := _fault(answer):
+                faults.append(f"condor_{label[0] if label == 'queue' else label}: {fault}")
+                if label == "queue":
+                    live |= {i for i, end in told.items() if end is None}
+                continue
+            for job, ad in _known(jobs, ours(ads("\n".join(answer.lines)))):
                 if (status := from_ad(job, ad.data)).state.terminal:
                     told[job.native_id] = status
+                elif label == "queue" and told[job.native_id] is None:
+                    live.add(job.native_id)
         found: dict[str, JobStatus] = {}
         for job in jobs:
-            if (end := ends.joined(told[job.native_id], records.get(job.native_id), job)) is not None:
+            end = told[job.native_id]
+            if end is None and job.native_id in live:
+                continue
+            if (end := ends.joined(end, records.get(job.native_id), job)) is not None:
                 found[job.native_id] = end
-        if fault and not found:
-            raise AnswerUnreadable(f"condor_history: {fault}")
+        if faults and not found:
+            raise AnswerUnreadable("; ".join(faults))
         return found
 
     def cancel_command(self, jobs: Sequence[JobRef]) -> str:
@@ -303,7 +323,7 @@ class HTCondor(Scheduler):
         """
         lines = [frame.SETUP]
         for first in range(0, len(jobs), _CHUNK):
-            which = " || ".join(_exactly(jobs[first : first + _CHUNK]))
+            which = " || ".join(exactly(jobs[first : first + _CHUNK]))
             constraint = f"JobStatus != 3 && JobStatus != 4 && ({which})"
             lines += [
                 f"airavata_words=$(airavata_limit 60 condor_rm -constraint {quote(constraint)} 2>&1 </dev/null) ||",
@@ -316,70 +336,10 @@ class HTCondor(Scheduler):
         return "\n".join(lines)
 
 
-_AWK = (
-    'FNR == 1 { print "LOG " FILENAME; keep = 0 } '
-    "/^[0-9][0-9][0-9] \\(/ { keep = ($1 ~ /^(000|001|004|005|009|012|013)$/) ? 4 : 0 } "
-    "keep > 0 { print; keep-- }"
-)
-"""Of each log the events that matter, with the three lines after them."""
-
-
 def _queue(request: JobRequest) -> str:
     if request.array is None:
         return "queue"
     return f"queue airavata_item in ({', '.join(map(str, sorted(request.array.indices)))})"
-
-
-def _string(text: str) -> str:
-    """A ClassAd string."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _json(attributes: Sequence[str]) -> str:
-    return f"-json -attributes {','.join(attributes)}"
-
-
-def _cluster(job: JobRef) -> str:
-    return re.split(r"\D", job.native_id, maxsplit=1)[0]
-
-
-def _clusters(jobs: Sequence[JobRef]) -> str:
-    """A constraint for all of them; too many for one command line are all jobs of ours."""
-    clusters = sorted({int(number) for job in jobs if (number := _cluster(job))})
-    only = f" && member(ClusterId, {{{', '.join(map(str, clusters))}}})" if len(clusters) <= _MAX_CLUSTERS else ""
-    return f"AiravataJob =!= undefined{only}"
-
-
-def _exactly(jobs: Sequence[JobRef]) -> Iterator[str]:
-    """Constraints that together are these jobs and no others."""
-    elements: dict[tuple[str, str], list[str]] = {}
-    for job in jobs:
-        cluster = _cluster(job) or "-1"
-        name = f"ClusterId == {cluster} && AiravataJob == {_string(job.name)}"
-        if "[" in job.native_id:
-            index = job.native_id.partition("[")[2].rstrip("]")
-            elements.setdefault((cluster, name), []).append(index if index.isdigit() else "-1")
-        else:
-            yield f"({name})"
-    for (_, name), indices in elements.items():
-        yield f"({name} && member(AiravataIndex, {{{', '.join(indices)}}}))"
-
-
-def _log(job: JobRef) -> str:
-    """A job's or an element's event log."""
-    log = f"{control_directory(job.directory, job.name)}/events"
-    return log if job.index is None else f"{log}.{job.index}"
-
-
-def _logs(lines: Iterable[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    current: list[str] = []
-    for line in lines:
-        if line.startswith("LOG "):
-            current = found.setdefault(line.removeprefix("LOG "), [])
-        else:
-            current.append(line)
-    return found
 
 
 def _known(jobs: Sequence[JobRef], found: Iterable[Ad]) -> Iterator[tuple[JobRef, Ad]]:
@@ -399,7 +359,7 @@ def _to_come(factory: frame.Frame, jobs: Sequence[JobRef]) -> dict[str, JobStatu
             arrays[str(ad.get("ClusterId")), str(ad.get("AiravataJob"))] = indices.split(","), following
     found = {}
     for job in jobs:
-        indices, following = arrays.get((_cluster(job), job.name), ([], 0))
+        indices, following = arrays.get((cluster_of(job), job.name), ([], 0))
         index = job.native_id.partition("[")[2].rstrip("]")
         if index in indices[following:]:
             reason = "waits for its turn in the array"

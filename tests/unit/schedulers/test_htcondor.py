@@ -61,8 +61,8 @@ def record(native_id: str, code: int, reason: str = "") -> str:
     )
 
 
-def run_shell(text: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=False)
+def run_shell(text: str, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=False, env={"PATH": path})
 
 
 # --- states
@@ -248,12 +248,46 @@ def test_logs_and_records_are_read_by_a_real_shell(tmp_path: Path) -> None:
     (control / "events").unlink()
     ran = run_shell(condor.history_command([ref]))
     assert "AIRAVATA-BEGIN history" in ran.stdout
+    with pytest.raises(AnswerUnreadable):
+        condor.parse_history(CommandResult(ran.returncode, ran.stdout, ran.stderr), [ref])
+    # An empty queue that answers: what left it and has a record has ended.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "condor_q").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "condor_q").chmod(0o700)
+    ran = run_shell(condor.history_command([ref]), path=f"{tmp_path}/bin:/usr/bin:/bin")
     ends = condor.parse_history(CommandResult(ran.returncode, ran.stdout, ran.stderr), [ref])
     assert ends["4106.0"].native_state == "EXIT RECORD"
     (control / "exit").unlink()
     ran = run_shell(condor.history_command([ref]))
     with pytest.raises(AnswerUnreadable):
         condor.parse_history(CommandResult(ran.returncode, ran.stdout, ran.stderr), [ref])
+
+
+def test_a_record_is_no_end_of_a_job_that_is_still_in_the_queue_or_may_be() -> None:
+    own = framed("records", record("4102.0", 143, "SIGNAL TERM"))
+    queue = capture(f"{V}-condor_q.json")
+    assert "4102.0" not in condor.parse_history(answer(own, framed("events"), framed("queue", queue)), REFS)
+    removed = framed("queue", queue.replace('"JobStatus": 2', '"JobStatus": 3'))
+    end = condor.parse_history(answer(own, framed("events"), removed), REFS)["4102.0"]
+    assert (end.state, end.outcome) == (JobState.CANCELED, Outcome.CANCELED)
+    down = framed("queue", status=1, errors=capture(f"{V}-condor_q-down.err"))
+    with pytest.raises(AnswerUnreadable):
+        condor.parse_history(answer(own, framed("events"), down, framed("history")), REFS)
+
+
+def test_an_absent_job_without_a_record_has_no_end() -> None:
+    parts = (framed("records"), framed("events"), framed("queue"), framed("history"))
+    assert condor.parse_history(answer(*parts), REFS) == {}
+
+
+def test_a_record_of_another_job_is_nobodys() -> None:
+    other = record("4199.0", 0).replace("4199.0|", "4102.0|")
+    parts = (framed("records", other), framed("events"), framed("queue"), framed("history"))
+    assert condor.parse_history(answer(*parts), REFS) == {}
+
+
+def test_one_condor_q_for_all_jobs() -> None:
+    assert condor.status_command(REFS[:12]).count("condor_q") == 1
 
 
 def test_an_access_point_without_a_history_is_no_fault() -> None:

@@ -221,6 +221,14 @@ def test_a_history_that_does_not_answer_hides_no_record() -> None:
         lsf.parse_history(answer(framed("records"), down), REFS)
 
 
+def test_an_absent_job_without_a_record_has_no_end() -> None:
+    assert lsf.parse_history(answer(framed("records"), framed("history")), REFS) == {}
+
+
+def test_one_bjobs_for_all_jobs() -> None:
+    assert lsf.status_command(REFS).count("bjobs") == 1
+
+
 def test_no_history_is_an_answer() -> None:
     none = framed("history", capture(f"{LSF}-bhist-none.out"), status=255)
     assert lsf.parse_history(answer(framed("records"), none), REFS) == {}
