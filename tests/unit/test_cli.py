@@ -200,8 +200,8 @@ def test_script_takes_another_pattern_or_resource(
 ) -> None:
     path = str(folder / "experiment.yaml")
     scripts = []
-    for words in ([], ["--resource", "here"], ["--pattern", "hpc_analysis"]):
-        assert call("script", path, *words) == 0
+    for more in ([], ["--resource", "here"], ["--pattern", "hpc_analysis"]):
+        assert call("script", path, *more) == 0
         scripts.append(capsys.readouterr().out)
     # Job and directory are named after the pattern.
     assert scripts[0] == scripts[1] != scripts[2]

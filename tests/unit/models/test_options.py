@@ -174,7 +174,7 @@ def test_a_reservation_that_is_too_short_or_over() -> None:
 
 
 def test_a_reservation_of_other_queues_or_of_nobody() -> None:
-    on = {"compute_resource": "cluster", "now": BEFORE}
+    on: dict[str, Any] = {"compute_resource": "cluster", "now": BEFORE}
     assert refused(**on, reservation="workshop", queue="other") == {
         "reservation": "workshop is for the queues normal"
     }

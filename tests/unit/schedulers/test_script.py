@@ -208,8 +208,9 @@ def test_stdin_and_one_file_for_both_streams(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["stdout", "stderr", "stdin"])
 def test_our_own_directory_is_no_stream(field: str) -> None:
+    names: dict[str, Any] = {field: ".airavata"}
     with pytest.raises(ConfigurationError, match=r"\.airavata"):
-        write_script(Slurm(), JobRequest("a", "/d", "x", **{field: ".airavata"}), None, "/d/.airavata/a")
+        write_script(Slurm(), JobRequest("a", "/d", "x", **names), None, "/d/.airavata/a")
 
 
 @pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "A=B", "airavata_pid", "AIRAVATA_JOB"])

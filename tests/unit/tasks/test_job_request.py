@@ -103,7 +103,7 @@ def test_each_is_told_in_the_experiments_words() -> None:
 
 
 def test_the_door_refuses_where_the_resource_minds_and_only_there() -> None:
-    asked = {"exclusive": True, "cpus": 2, "mail_to": "a@b"}
+    asked: dict[str, Any] = {"exclusive": True, "cpus": 2, "mail_to": "a@b"}
     strict = door_faults(resolved(compute_resource="strict_host", **asked))
     assert {fault.where for fault in strict} == {"exclusive", "cpus", "mail_to", "mail_events"}
     assert door_faults(resolved(compute_resource="host", **asked)) == []
