@@ -327,7 +327,7 @@ def _wrapped(line: str) -> None:
 
 
 def bkill(cluster: Cluster, arguments: list[str]) -> int:
-    """End jobs: SIGINT, SIGTERM, SIGKILL."""
+    """End jobs."""
     status = 0
     _, words = _asked(arguments, ())
     for word in words:
@@ -335,7 +335,6 @@ def bkill(cluster: Cluster, arguments: list[str]) -> int:
         if missing:
             status = _complain(f"Job <{word}>: No matching job found")
         for job in found:
-            cluster.send(job.key, signal.SIGINT)
             if cluster.cancel(job.key):
                 _say(f"Job <{word}> is being terminated")
             else:
