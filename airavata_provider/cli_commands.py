@@ -96,6 +96,8 @@ def script(args: Namespace) -> int:
         for fault in preview.left_out:
             _say(f"task {preview.task}: {fault.where} is left out: {fault.message}", error=True)
         _say(preview.script.rstrip("\n"))
+        for name, text in preview.files.items():
+            _say(f"\n# --- {name}, beside the script\n{text.rstrip()}")
     return 0
 
 

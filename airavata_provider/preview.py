@@ -6,7 +6,7 @@ is in a script, so none is made here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -38,11 +38,13 @@ class Preview:
     :param task: id of the pattern's task that submits it
     :param script: its text
     :param left_out: what is asked for and the scheduler has no words for
+    :param files: what the scheduler reads beside the script, by name
     """
 
     task: str
     script: str
     left_out: tuple[Fault, ...]
+    files: Mapping[str, str]
 
 
 def previews(resolved: ResolvedExperiment) -> Iterator[Preview]:
@@ -81,8 +83,9 @@ def previews(resolved: ResolvedExperiment) -> Iterator[Preview]:
         comment = f"{pattern.name}/{experiment_id}"
         request = request_of(parameters, resource, name=job_name(identity), directory=directory, comment=comment)
         for each in _parts(request, identity, resource.max_array_size):
-            script = _script(each, parameters, resource)
-            yield Preview(task.id, script, tuple(unsupported(resource, each)))
+            control = control_directory(each.directory, each.name)
+            files = scheduler(resource.scheduler).side_files(each, control)
+            yield Preview(task.id, _script(each, parameters, resource), tuple(unsupported(resource, each)), files)
 
 
 def _parts(request: JobRequest, identity: TaskIdentity, most: int) -> list[JobRequest]:

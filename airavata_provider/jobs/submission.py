@@ -334,6 +334,8 @@ class _Submission:
         path = f"{control}/script"
         # By a rename: a shell reads its script as it goes, and an earlier one may be reading.
         writes = [f"printf %s {quote(self.script)} >script.new && mv -f script.new script"]
+        for name, content in self.scheduler.side_files(self.request, control).items():
+            writes.append(f"printf %s {quote(content)} >{quote(name)}")
         if self.webhook is not None and self.webhook.calls:
             writes.append(f"printf %s {quote(credential(self.webhook))} >webhook")
         command = self.scheduler.submit_command(path, self.request)

@@ -142,6 +142,15 @@ class Scheduler(ABC):
         """
         return ()
 
+    def side_files(self, request: JobRequest, control: str) -> Mapping[str, str]:
+        """Files of its own that the scheduler's submit command reads, by name: they are written into the control
+        directory beside the script. For a scheduler that takes no directives from a script.
+
+        :param control: the job's control directory, absolute
+        :raises ConfigurationError: as :meth:`directives`
+        """
+        return {}
+
     def fixed(self, request: JobRequest) -> Sequence[str]:
         """Directives, without the prefix, that no request changes: name, directory, where the script's own log
         goes.

@@ -11,6 +11,8 @@ The control directory is ``<working directory>/.airavata/<job name>`` (mode 700)
 ``process``    (``fork``) process id, start time, boot id and host
 ``exit``       the record of the end, one line of JSON
 ``log``        what the script itself writes
+``submit``     HTCondor's submit description
+``events``     HTCondor's event log; of an element, a dot and the index follow
 =============  ==================================================================================
 
 An array has one, with the script, the credential and the submission's files. Each of its elements has one inside it,

@@ -91,7 +91,8 @@ def test_slots_hold_suspend_requeue_and_faults(cluster: Cluster) -> None:
     first, second = submit(cluster, "sleep 98700"), submit(cluster, "sleep 98700")
     pid = started(cluster, first).leader
     cluster.suspend(first)
-    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    # A signal takes a moment to arrive.
+    until(cluster, first, lambda _: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     cluster.resume(first)
     cluster.hold(second)
     cluster.requeue(first)
