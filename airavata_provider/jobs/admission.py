@@ -1,16 +1,16 @@
 """Which of the waiting jobs may go to their schedulers now. Pure.
 
-Every job stands under some **ceilings**: its queue's, its resource's, its gateway's, its user's, each a number of jobs
-that may be under it at a time. A job goes when there is room under all of its ceilings and its place is open. What
-always holds: no ceiling is ever passed; as long as jobs of one size wait, none waits while there is room for it; the
-same input gives the same answer.
+Every job stands under some **ceilings**: its queue's, its resource's, its gateway's, its user's, each a number of
+jobs that may be under it at a time. A job goes when there is room under all of its ceilings and its place is open.
+What always holds: no ceiling is ever passed; as long as jobs of one size wait, none waits while there is room for
+it; the same input gives the same answer.
 
 Who goes first, in this order: the higher level (priority, one more for every :data:`AGING_S` of waiting, so that
 nobody waits for ever); the gateway that has least there for its share; its user who has least there; the older one.
 
-A **line** is the jobs that wait for the same place for the same gateway, user and priority: within it nothing but age
-counts, so its oldest jobs are all that has to be looked at. Where the first of a line is an array that does not fit,
-the ceilings that it does not fit under are kept for it: smaller jobs that came later do not overtake it.
+A **line** is the jobs that wait for the same place for the same gateway, user and priority: within it nothing but
+age counts, so its oldest jobs are all that has to be looked at. Where the first of a line is an array that does not
+fit, the ceilings that it does not fit under are kept for it: smaller jobs that came later do not overtake it.
 
 A scheduler that refused a job because too many are there (``QOSMaxSubmitJobPerUserLimit``) taught us a ceiling: what
 was there then. It rises again as time passes without another refusal (:func:`learned`).
@@ -167,7 +167,11 @@ class Grants:
 
 def limits_of(catalog: Catalog) -> Limits:
     """What a catalog allows."""
-    places = {(name, key): queue for name, resource in catalog.compute_resources.items() for key, queue in resource.queues.items()}
+    places = {
+        (name, key): queue
+        for name, resource in catalog.compute_resources.items()
+        for key, queue in resource.queues.items()
+    }
     return Limits(
         queues={place: queue.max_jobs for place, queue in places.items() if queue.max_jobs is not None},
         resources={
@@ -202,7 +206,7 @@ def closed(limits: Limits, place: Place, now: datetime) -> Hold | None:
 
 
 def learned(said: Availability, now: datetime) -> int | None:
-    """The ceiling that a refusal taught: what was there, and more and more as time passes; None once it is forgotten."""
+    """The ceiling that a refusal taught: what was there, more and more as time passes; None once it is forgotten."""
     if said.ends_at is None or said.jobs is None or not said.holds(now):
         return None
     step = (said.ends_at - said.starts_at) / LEARNED_STEPS
@@ -225,9 +229,9 @@ def unlimited(limits: Limits, job: Waiting, now: datetime) -> bool:
     return not _Ceilings(limits, (), now).of(job)
 
 
-def promising(lines: Iterable[Line], running: Sequence[Load], limits: Limits, now: datetime) -> tuple[
-    list[tuple[Line, int]], dict[tuple[str, str, str, str, int], Hold]
-]:
+def promising(
+    lines: Iterable[Line], running: Sequence[Load], limits: Limits, now: datetime
+) -> tuple[list[tuple[Line, int]], dict[tuple[str, str, str, str, int], Hold]]:
     """The lines of which a job may go now, who goes first first, with how many at most; and why the others wait."""
     ceilings = _Ceilings(limits, running, now)
     found, held = [], {}
@@ -253,7 +257,9 @@ def decide(waiting: Iterable[Waiting], running: Sequence[Load], limits: Limits, 
     names: list[str] = []
     held: dict[tuple[str, str, str, str, int], Hold] = {}
     while lines:
-        key = min(lines, key=lambda each: (ceilings.rank(lines[each][-1], lines[each][-1].since), lines[each][-1].name))
+        key = min(
+            lines, key=lambda each: (ceilings.rank(lines[each][-1], lines[each][-1].since), lines[each][-1].name)
+        )
         job = lines[key][-1]
         hold = ceilings.hold(job, job.cost)
         if hold is not None:
@@ -314,7 +320,9 @@ class _Ceilings:
         ceilings = [_Ceiling(key, most, what) for key, most, what in found if most is not None]
         if with_learned and place in self._learned:
             most, said = self._learned[place]
-            ceilings.append(_Ceiling(("queue", *place), most, f"{there}, whose scheduler takes no more ({said.reason})"))
+            ceilings.append(
+                _Ceiling(("queue", *place), most, f"{there}, whose scheduler takes no more ({said.reason})")
+            )
         return ceilings
 
     def hold(self, job: Waiting | Line, cost: int) -> Hold | None:

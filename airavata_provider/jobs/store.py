@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,8 @@ from sqlalchemy import Select, case, func, select
 
 from airavata_provider.errors import DeadlineExceeded, JobUnknown
 from airavata_provider.jobs import tables
-from airavata_provider.jobs.records import Records
+from airavata_provider.jobs.admissions import Admissions
+from airavata_provider.jobs.rounds import waits
 from airavata_provider.jobs.rows import StoredEvent, job_from, stored_event
 from airavata_provider.jobs.unit import Unit, Work
 from airavata_provider.jobs.watch import Watcher, listen
@@ -40,7 +41,7 @@ _SETTLED = frozenset({SubmissionState.SUBMITTED, SubmissionState.REFUSED})
 _CHUNK = 400
 
 
-class JobStore(Records):
+class JobStore(Admissions):
     """The store of one event loop. Opens nothing before the first call.
 
     :param url: ``sqlite:///…`` or ``postgresql://…``
@@ -58,9 +59,15 @@ class JobStore(Records):
             interval_s=watch_interval,
             listen=(lambda: listen(self._engine.url)) if postgres else None,
         )
+        self.listeners = self._watcher.listeners
+        """Called when jobs changed, by whomever, for as long as somebody waits for a job."""
+        self.closers: list[Callable[[], Awaitable[None]]] = []
+        """What has to end before the store does."""
 
     async def close(self) -> None:
         """Finish writes, let waiters go with an error, close connections."""
+        for each in self.closers:
+            await each()
         await self._watcher.close()
         await super().close()
 
@@ -250,19 +257,26 @@ class JobStore(Records):
                 raise JobUnknown(f"no job {name!r}", where="job store") from None
             return job
 
+    def look_at(self, names: Iterable[str]) -> None:
+        """Those of the jobs that somebody waits for have changed: look at once."""
+        self._watcher.look_at(names)
+
     # --- cancelling
 
     async def request_cancel(self, name: str, by: str) -> Job:
         """Note that someone wants the job's end; who asked first stays. An ended job has nothing left to
-        cancel.
+        cancel; one that waits for its admission ends by this.
 
         :raises JobUnknown: no such job
         """
+        told = JobEvent(name, EventSource.CANCEL, "canceled", JobState.CANCELED, datetime.now(UTC))
 
         def do(unit: Unit) -> Job:
             job = unit.job(name)
             if job.cancel_requested_at is not None:
                 return job
+            if waits(job):  # no scheduler has heard of it: this is its end
+                job = unit.append(job, told)[1]
             over = job.submission is SubmissionState.REFUSED or (job.state is not None and job.state.terminal)
             return unit.save(
                 replace(
@@ -273,7 +287,7 @@ class JobStore(Records):
                 )
             )
 
-        return await self._writer.write(Work("asking for a cancel", do, jobs=(name,)))
+        return await self._writer.write(Work("asking for a cancel", do, jobs=(name,), events=(told,)))
 
     async def cancel_requests(self) -> list[Job]:
         """Jobs whose end was asked for and that the scheduler has not agreed to yet, oldest request first."""

@@ -138,7 +138,7 @@ class Job:
     :param cancel_requested_by: who
     :param canceled_at: when the scheduler agreed
     :param outcome: what kind of end, or of waiting, it is; :data:`~airavata_provider.models.outcome.ADVICE` follows
-    :param priority: its experiment's weight; the heavier job goes first
+    :param priority: its experiment's priority as a number, 0 (LOW) to 3 (URGENT)
     :param admitted_at: when admission let it go to its resource; None while it waits for that
     :param array: the name of the array whose element it is
     :param element: its index there
@@ -146,6 +146,7 @@ class Job:
     :param tally: of an array: how many of its elements are where (``jobs.arrays``)
     :param request: what the scheduler was asked for, as JSON, without secrets
     :param born: when its DAG run was made (:class:`~airavata_provider.models.identity.TaskIdentity`)
+    :param waiter: the admitter (``jobs.admitter``) in whose process a task waits for its admission; "" for none
     """
 
     name: str
@@ -187,6 +188,7 @@ class Job:
     tally: Mapping[str, int] | None = None
     request: Mapping[str, Any] | None = None
     born: str = ""
+    waiter: str = ""
 
 
 class TaskState(StrEnum):

@@ -5,14 +5,21 @@ Imports no Airflow, and neither asyncssh nor SQLAlchemy at its top.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from airavata_provider.errors import JobCanceled
+from airavata_provider.errors import (
+    JobCanceled,
+    SchedulerError,
+    SSHError,
+    SubmissionRefused,
+    SubmissionUncertain,
+)
 from airavata_provider.models.application import Parallelism
+from airavata_provider.models.experiment import Priority
 from airavata_provider.models.identity import job_name
 from airavata_provider.models.job import Job, SubmissionState
 from airavata_provider.models.resolved import command_arguments
@@ -108,32 +115,68 @@ class Submit(Task[SubmitParameters]):
         from airavata_provider.schedulers.script import Webhook
 
         job, first = await self._job(context)
-        if job.cancel_requested_at is not None and job.submission is not SubmissionState.SUBMITTED:
-            raise JobCanceled(
-                f"its end was asked for by {job.cancel_requested_by} before it was submitted", where=job.name
-            )
         services, resource = context.services, context.resource
         url = services.webhook_url(resource, job.name) if context.parameters.webhook else None
-        native_id = await submit(
-            await services.host(resource),
-            scheduler(resource.scheduler),
-            JobRequest(
-                name=job.name,
-                directory=context.directory,
-                comment=f"{context.identity.dag_id}/{context.identity.experiment_id}",
-                shell=f"{resource.shell} -l" if resource.module_system.login_shell else resource.shell,
-                **context.parameters.model_dump(exclude={"webhook"}),
-            ),
-            store=services.store,
-            job=job,
-            first=first,
-            webhook=Webhook(url, services.webhook_token(job.name)) if url else None,
-            log=context.log,
+        request = JobRequest(
+            name=job.name,
+            directory=context.directory,
+            comment=f"{context.identity.dag_id}/{context.identity.experiment_id}",
+            shell=f"{resource.shell} -l" if resource.module_system.login_shell else resource.shell,
+            **context.parameters.model_dump(exclude={"webhook"}),
         )
+
+        async def attempt(job: Job, first: bool) -> str:
+            return await submit(
+                await services.host(resource),
+                scheduler(resource.scheduler),
+                request,
+                store=services.store,
+                job=job,
+                first=first,
+                webhook=Webhook(url, services.webhook_token(job.name)) if url else None,
+                log=context.log,
+            )
+
+        native_id = await self._admitted(context, job, first, attempt)
         context.log.info("Job %s on %s, named %s", native_id, resource.name, job.name)
         return TaskResult(
             {"job": job.name, "native_id": native_id, "resource": resource.name, "attempt": job.attempt}
         )
+
+    async def _admitted(
+        self,
+        context: TaskContext[SubmitParameters],
+        job: Job,
+        first: bool,
+        attempt: Callable[[Job, bool], Awaitable[str]],
+    ) -> str:
+        """Submit as soon as admission lets it; what the scheduler refuses as one too many waits again."""
+        admitter = context.services.admitter()
+        if job.submission is SubmissionState.REFUSED and job.cancel_requested_at is None:
+            job = await admitter.again(job, "tried again")
+        # Of a job that an earlier run may have submitted nobody knows that it is not there.
+        ours = first or job.admitted_at is None
+        while True:
+            with context.deadline.paused():
+                job = await admitter.wait(job, context.log)
+            if job.cancel_requested_at is not None and job.submission is not SubmissionState.SUBMITTED:
+                raise JobCanceled(
+                    f"its end was asked for by {job.cancel_requested_by} before it was submitted", where=job.name
+                )
+            try:
+                return await attempt(job, first)
+            except SubmissionRefused as refusal:
+                if not refusal.transient:
+                    raise
+                context.log.info("Not now, says the scheduler: %s. Waiting until there is room", refusal.message)
+                job, first = await admitter.later(job, refusal.message), False
+            except SubmissionUncertain:
+                raise
+            except (SSHError, SchedulerError):
+                # Nothing was submitted: while this task waits for its next try, others may go.
+                if ours:
+                    await admitter.leave(job)
+                raise
 
     async def cancel(self, context: TaskContext[SubmitParameters]) -> None:
         """Ask for the end of this task's latest job, if this very try made it."""
@@ -154,7 +197,7 @@ class Submit(Task[SubmitParameters]):
             await end_and_wait(context, last)
         attempt = last.attempt + 1 if last is not None else 1
         now = datetime.now(UTC)
-        job = await store.intend(
+        intent = await context.services.admitter().stamp(
             Job(
                 name=job_name(identity, attempt),
                 dag_id=identity.dag_id,
@@ -165,7 +208,8 @@ class Submit(Task[SubmitParameters]):
                 gateway=experiment.gateway if experiment else "",
                 user=experiment.user if experiment else "",
                 resource=context.resource.name,
-                queue=context.parameters.queue,
+                queue=_queue(context),
+                priority=(experiment.priority if experiment else Priority.NORMAL).level,
                 directory=context.directory,
                 walltime_s=context.parameters.walltime_s,
                 try_number=context.try_number,
@@ -173,8 +217,17 @@ class Submit(Task[SubmitParameters]):
                 born=identity.born,
             )
         )
+        job = await store.intend(intent)
         # Equal to the microsecond: nobody else saved it before us.
         return job, job.created_at == now
+
+
+def _queue(context: TaskContext[SubmitParameters]) -> str | None:
+    """The queue's name, also where it is the default one; that of one that the catalog does not have as it is."""
+    try:
+        return context.resource.queue(context.parameters.queue).name
+    except KeyError:
+        return context.parameters.queue
 
 
 def layout(parallelism: Parallelism, nodes: int, cpus: int) -> tuple[int, int]:
