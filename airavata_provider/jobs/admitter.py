@@ -182,7 +182,9 @@ class Admitter:
                 with contextlib.suppress(TimeoutError):
                     # Not all processes at the same moment.
                     tick = self._pace.tick * random.uniform(0.8, 1.2)  # noqa: S311
-                    await asyncio.wait_for(self._kick.wait(), tick)
+                    # Not wait_for, which in Python 3.11 can swallow a cancel.
+                    async with asyncio.timeout(tick):
+                        await self._kick.wait()
                 await asyncio.sleep(max(0.0, self._last + self._pace.least - self._now()))
                 self._kick.clear()
                 self._last = self._now()

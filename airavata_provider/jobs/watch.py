@@ -141,7 +141,9 @@ class Watcher:
         failures = 0
         while self._waiters:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._kick.wait(), max(0.0, next_look - loop.time()))
+                # Not wait_for, which in Python 3.11 can swallow a cancel: closing would wait for ever.
+                async with asyncio.timeout_at(next_look):
+                    await self._kick.wait()
             self._kick.clear()
             try:
                 if loop.time() >= next_full:
