@@ -26,6 +26,7 @@ from datetime import datetime, timedelta
 
 from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.catalog import Catalog
+from airavata_provider.models.resource import Queue
 
 AGING_S = 6 * 3600.0
 """Seconds of waiting that weigh as much as the next higher priority."""
@@ -34,7 +35,7 @@ LEARNED_STEPS = 8
 """After how many steps a ceiling that a refusal taught is forgotten; each lets twice as many more try."""
 
 Place = tuple[str, str]
-"""A compute resource's name and its queue's, "" where it has none."""
+"""A compute resource's name in the catalog and the scheduler's name of its queue, "" where it has none."""
 
 
 @dataclass(frozen=True)
@@ -165,15 +166,27 @@ class Grants:
     held: Mapping[tuple[str, str, str, str, int], Hold]
 
 
+def places(catalog: Catalog) -> dict[Place, list[Queue]]:
+    """Where jobs can go: the queues by the scheduler's names for them; several entries may be about the same."""
+    found: dict[Place, list[Queue]] = {}
+    for name, resource in catalog.compute_resources.items():
+        for key, queue in resource.queues.items() or [("", Queue())]:
+            found.setdefault((name, queue.name or key), []).append(queue)
+    return found
+
+
 def limits_of(catalog: Catalog) -> Limits:
-    """What a catalog allows."""
-    places = {
-        (name, key): queue
-        for name, resource in catalog.compute_resources.items()
-        for key, queue in resource.queues.items()
-    }
+    """What a catalog allows; of several entries about one of the scheduler's queues, the strictest counts."""
+    queues: dict[Place, int] = {}
+    one: set[Place] = set()
+    for place, entries in places(catalog).items():
+        most = [queue.max_jobs for queue in entries if queue.max_jobs is not None]
+        if most:
+            queues[place] = min(most)
+        if all(queue.arrays_count_as == "one" for queue in entries):
+            one.add(place)
     return Limits(
-        queues={place: queue.max_jobs for place, queue in places.items() if queue.max_jobs is not None},
+        queues=queues,
         resources={
             name: resource.max_jobs
             for name, resource in catalog.compute_resources.items()
@@ -187,7 +200,7 @@ def limits_of(catalog: Catalog) -> Limits:
             )
             for name, gateway in catalog.gateways.items()
         },
-        arrays_as_one=frozenset(place for place, queue in places.items() if queue.arrays_count_as == "one"),
+        arrays_as_one=frozenset(one),
     )
 
 

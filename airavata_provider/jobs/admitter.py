@@ -116,7 +116,8 @@ class Admitter:
 
     async def later(self, job: Job, words: str) -> Job:
         """The scheduler takes no more for now: the job waits again, and its place counts as full for a while."""
-        self._refused[job.resource, job.queue or ""] = words[:500]
+        if job.native_id is None:  # before it can be chosen again
+            self._refused[job.resource, job.queue or ""] = words[:500]
         return await self._store.readmit(job.name, None, self.holder, f"later: {words}")
 
     async def leave(self, job: Job) -> None:

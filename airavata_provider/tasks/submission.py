@@ -223,11 +223,8 @@ class Submit(Task[SubmitParameters]):
 
 
 def _queue(context: TaskContext[SubmitParameters]) -> str | None:
-    """The queue's name, also where it is the default one; that of one that the catalog does not have as it is."""
-    try:
-        return context.resource.queue(context.parameters.queue).name
-    except KeyError:
-        return context.parameters.queue
+    """The queue as the scheduler knows it, also where it is the default one."""
+    return context.parameters.queue or context.resource.queue().name
 
 
 def layout(parallelism: Parallelism, nodes: int, cpus: int) -> tuple[int, int]:

@@ -203,9 +203,7 @@ def test_the_same_input_in_any_order_gives_the_same_answer(
 
 
 @given(waiting(st.just(1)), loads, all_limits)
-def test_a_line_that_promises_nothing_gets_nothing(
-    those: list[Waiting], running: list[Load], limits: Limits
-) -> None:
+def test_a_line_that_promises_nothing_gets_nothing(those: list[Waiting], running: list[Load], limits: Limits) -> None:
     lines: dict[tuple[Any, ...], Line] = {}
     for each in sorted(those, key=lambda one: one.since):
         line = lines.get(each.line)
@@ -293,9 +291,7 @@ def test_each_ceiling_says_what_it_is() -> None:
         "2 of at most 2 jobs are there: all of cluster": Limits(resources={"cluster": 2}),
         "2 of at most 2 jobs are there: gateway g": Limits(gateways={"g": GatewayLimits(Most(2))}),
         "2 of at most 1 jobs are there: user u of gateway g": Limits(gateways={"g": GatewayLimits(Most(9, 1))}),
-        "2 of at most 2 jobs are there: user u of gateway g on cluster": Limits(
-            gateways={"g": GatewayLimits(on=on)}
-        ),
+        "2 of at most 2 jobs are there: user u of gateway g on cluster": Limits(gateways={"g": GatewayLimits(on=on)}),
     }
     for words, limits in cases.items():
         grants = decide([job()], [load(2)], limits, NOON)
