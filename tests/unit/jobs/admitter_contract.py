@@ -196,7 +196,7 @@ class AdmitterContract:
         assert (job.admitted_at, job.submission) == (None, SubmissionState.INTENDED)
         waiting = asyncio.create_task(one.admitter.wait(job, LOG))
         while not (found := await one.store.availabilities()):
-            await asyncio.sleep(0)
+            pass
         (said,) = found
         assert (said.state, said.jobs, said.resource, said.queue) == (AvailabilityState.FULL, 3, *PLACE)
         # Those that come now do not try.
