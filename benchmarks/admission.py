@@ -187,7 +187,8 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
 def table(figures: Mapping[str, Any]) -> str:
     """The figures for people."""
     return (
-        f"admission: {figures['requests']} requests, a queue of {figures['most']}, jobs of {figures['job_seconds']:g} s:"
+        f"admission: {figures['requests']} requests, a queue of {figures['most']},"
+        f" jobs of {figures['job_seconds']:g} s:"
         f" {figures['failed']} failed; there {figures['low']} to {figures['peak']}, {figures['mean']:.1f} on average;"
         f" {figures['seconds']:.0f} s ({figures['ideal_seconds']:.0f} at least);"
         f" {figures['memory_waiting_mb']:.0f} MiB when all waited, {figures['memory_peak_mb']:.0f} at most;"

@@ -39,7 +39,7 @@ class Pace:
     """How often things are done, in seconds.
 
     :param tick: between two rounds when nothing is heard of
-    :param least: between two rounds at least
+    :param least: between two rounds at least; where one takes longer than that, as long as it took
     :param said: how old what is said of resources may be
     :param step: see ``jobs.admission.full``; each time a little more or less
     :param word: after that long the first word in a waiter's log; then after the next
@@ -47,7 +47,7 @@ class Pace:
     """
 
     tick: float = 5.0
-    least: float = 0.25
+    least: float = 0.1
     said: float = 5.0
     step: float = 30.0
     word: tuple[float, float] = (2.0, 60.0)
@@ -85,7 +85,7 @@ class Admitter:
         self._reading = asyncio.Lock()
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._last = float("-inf")
+        self._next = float("-inf")
 
     @property
     def waiting(self) -> int:
@@ -186,11 +186,13 @@ class Admitter:
                     # Not wait_for, which in Python 3.11 can swallow a cancel.
                     async with asyncio.timeout(tick):
                         await self._kick.wait()
-                await asyncio.sleep(max(0.0, self._last + self._pace.least - self._now()))
+                await asyncio.sleep(max(0.0, self._next - self._now()))
                 self._kick.clear()
-                self._last = self._now()
+                began = self._now()
                 try:
                     await self._round()
+                    # A busy database has as much time for others as for this.
+                    self._next = self._now() + max(self._pace.least, self._now() - began)
                     await self._say()
                     failures = 0
                 except AiravataError as error:

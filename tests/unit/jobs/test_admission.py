@@ -225,7 +225,8 @@ def test_nobody_waits_for_ever(arrivals: list[int], level: int, room: int) -> No
     """A stream of urgent jobs of a gateway with a hundred times the share, for ever: still the one other goes."""
     limits = Limits({PLACE: room}, gateways={"rich": GatewayLimits(share=100.0)})
     patient = job("patient", gateway="poor", level=level, since=NOON)
-    now, queue, running, served = NOON, [patient], [], 0
+    running: list[Load] = []
+    now, queue, served = NOON, [patient], 0
     for round_ in range(200):
         now += timedelta(hours=1)
         count = arrivals[round_ % len(arrivals)]
