@@ -200,8 +200,10 @@ def _seconds(task: Mapping[str, Any]) -> str:
 
 
 def _about(job: Mapping[str, Any]) -> str:
-    """How a job ended, in brackets."""
+    """How a job ended, or what it waits for, in brackets."""
     parts = []
+    if job["waiter"] and not (job["admitted_at"] or job["native_id"] or job["ended_at"]):
+        parts.append("waits until it may go; see airflow airavata queues")
     if job["exit_code"] is not None:
         parts.append(f"exit code {job['exit_code']}")
     if job["signal"] is not None:
