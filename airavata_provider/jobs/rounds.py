@@ -214,8 +214,8 @@ def _sums(now: datetime, alive: Sequence[str] | None) -> Select[Any]:
             _job.priority,
             count(gone, plain).label("plain"),
             count(gone, is_array).label("arrays"),
-            count(gone, _job.array.is_not(None)).label("elements"),
-            # Until it is submitted, an array has no elements yet.
+            count(there, _job.array.is_not(None)).label("elements"),
+            # Until it is submitted, an array counts as its elements, which have no ids yet.
             func.sum(case((and_(gone, is_array, _job.native_id.is_(None)), _job.size), else_=0)).label("unborn"),
             count(there, plain).label("there"),
             count(waiting).label("waiting"),
