@@ -45,19 +45,13 @@ class Admissions(Records):
             unsure = job.native_id is not None or job.submission is SubmissionState.UNCERTAIN
             if over or unsure or job.cancel_requested_at is not None:
                 return job
-            job = replace(
-                job,
-                submission=SubmissionState.INTENDED,
-                ended_at=None,
-                outcome=None,
-                reason=reason,
-                admitted_at=admitted_at,
-                waiter=waiter,
-            )
+            for element in unit.elements(name):
+                unit.save(_back(element, reason))
+            job = replace(_back(unit.job(name), reason), admitted_at=admitted_at, waiter=waiter)
             unit.write_journal(job, reason)
             return unit.save(job)
 
-        return await self._writer.write(Work("putting a job back", do, jobs=(name,)))
+        return await self._writer.write(Work("putting a job back", do, jobs=(name,), arrays=(name,)))
 
     async def positions(self, holder: str) -> dict[str, int]:
         """Of the jobs that wait by that admitter: which number each one is among those that wait for its place."""
@@ -71,3 +65,7 @@ class Admissions(Records):
         """
         rows = await self._read("looking at what is where", sums(datetime.now(UTC)))
         return place_loads(rows, limits)
+
+
+def _back(job: Job, reason: str) -> Job:
+    return replace(job, submission=SubmissionState.INTENDED, ended_at=None, outcome=None, reason=reason)

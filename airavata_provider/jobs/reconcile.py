@@ -217,10 +217,13 @@ class Reconciler:
     def _canceller(self, jobs: list[Job]) -> Callable[[str, _Resource], Awaitable[None]]:
         async def work(resource: str, state: _Resource) -> None:
             host, scheduler = await self._connect(resource)
+            arrays = {job.name for job in jobs if job.size is not None}
             there = [
                 found
                 for job in jobs
-                if (found := job if job.native_id else await self._find(host, scheduler, job)) is not None
+                # What has no id of its own is found, or not, with its array.
+                if (job.native_id or job.array not in arrays)
+                and (found := job if job.native_id else await self._find(host, scheduler, job)) is not None
             ]
             await self._cancel(host, scheduler, there, state)
 
@@ -233,7 +236,7 @@ class Reconciler:
         native_id = scheduler.parse_find(result, job.name)
         if native_id is not None:
             log.info("Job %s was cancelled before its id was known; it is %s", job.name, native_id)
-            return await self._store.submitted(job.name, native_id, now)
+            return await self._store.submitted(job.name, native_id, now, scheduler.element_id)
         doubtful = job.submission is SubmissionState.UNCERTAIN
         grace = timedelta(seconds=self._pace.uncertain if doubtful else self._pace.unsubmitted)
         if job.cancel_requested_at is not None and now - job.cancel_requested_at > grace:
@@ -243,10 +246,14 @@ class Reconciler:
     async def _cancel(self, host: Runs, scheduler: Scheduler, jobs: Sequence[Job], state: _Resource) -> None:
         if not jobs:
             return
-        result = await host.run(scheduler.cancel_command(refs(jobs)), timeout=COMMAND_TIMEOUT_S)
+        # An array's id ends all its elements.
+        arrays = {job.name for job in jobs if job.size is not None}
+        asked = [job for job in jobs if job.array not in arrays]
+        jobs = [job for job in jobs if job.size is None]
+        result = await host.run(scheduler.cancel_command(refs(asked)), timeout=COMMAND_TIMEOUT_S)
         if result.exit_status != 0:
             words = " ".join((result.stderr or result.stdout).split())[:300]
-            log.warning("Cancelling %d jobs ended with %d: %s", len(jobs), result.exit_status, words)
+            log.warning("Cancelling %d jobs ended with %d: %s", len(asked), result.exit_status, words)
         seen = await look(host, scheduler, jobs)
         await self._tell(jobs, seen, state)
         for job in jobs:

@@ -21,6 +21,7 @@ from sqlalchemy import Select, case, func, select
 from airavata_provider.errors import DeadlineExceeded, JobUnknown
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.admissions import Admissions
+from airavata_provider.jobs.arrays import elements_of
 from airavata_provider.jobs.rounds import waits
 from airavata_provider.jobs.rows import StoredEvent, job_from, stored_event
 from airavata_provider.jobs.unit import Unit, Work
@@ -34,6 +35,7 @@ from airavata_provider.models.job import (
     JobState,
     SubmissionState,
 )
+from airavata_provider.models.outcome import Outcome
 
 _LOG = logging.getLogger(__name__)
 _SETTLED = frozenset({SubmissionState.SUBMITTED, SubmissionState.REFUSED})
@@ -85,19 +87,44 @@ class JobStore(Admissions):
 
         return await self._writer.write(Work("saving an intent", do, jobs=(job.name,)))
 
-    async def submitted(self, name: str, native_id: str, at: datetime) -> Job:
-        """The scheduler accepted the job under that id. A second, other id is kept out, journaled and logged.
+    async def intend_array(self, job: Job, indices: Collection[int]) -> Job:
+        """Save the intent to submit an array of elements with those indices; return the array as it is stored.
 
-        :raises JobUnknown: no such job
+        Each element is what the array is, under its own key, and a job of its own from here on. The next attempt's
+        array may have fewer: those of the elements that have to be done again (``arrays.to_retry``).
+
+        :param job: the array
+        :raises ValueError: no indices
         """
-        told = JobEvent(
-            job=name,
-            source=EventSource.SUBMISSION,
-            event_id=f"submitted:{native_id}",
-            state=JobState.SUBMITTED,
-            at=at,
-            native_id=native_id,
-        )
+        wanted = sorted(set(indices))
+        if not wanted:
+            raise ValueError(f"array {job.name} has no elements")
+
+        def do(unit: Unit) -> Job:
+            found = unit.find(job.name)
+            if found is not None:
+                return found
+            array = replace(job, size=len(wanted), tally={})
+            unit.write_journal(array, array.reason)
+            unit.add(array)
+            for element in elements_of(array, wanted):
+                unit.add(element)
+            return unit.job(array.name)
+
+        return await self._writer.write(Work("saving an array's intent", do, jobs=(job.name,)))
+
+    async def submitted(
+        self, name: str, native_id: str, at: datetime, element_id: Callable[[str, int], str] | None = None
+    ) -> Job:
+        """The scheduler accepted the job, or the array and with it every element, under that id.
+
+        A second, other id is kept out, journaled and logged.
+
+        :param element_id: an element's id from the array's and its index (``Scheduler.element_id``)
+        :raises JobUnknown: no such job
+        :raises ValueError: an array, and no way to its elements' ids
+        """
+        told = _submitted_as(name, native_id, at)
 
         def do(unit: Unit) -> Job:
             job = unit.job(name)
@@ -105,20 +132,21 @@ class JobStore(Admissions):
                 if job.native_id != native_id:
                     unit.write_journal(replace(job, native_id=native_id), "a second id for this job")
                 return job
-            job = replace(
-                job,
-                submission=SubmissionState.SUBMITTED,
-                native_id=native_id,
-                submitted_at=at,
-                # A refusal that was none: news is awaited again.
-                ended_at=None if job.submission is SubmissionState.REFUSED else job.ended_at,
-                # Nothing was found to cancel, because it was not there yet: now it is.
-                canceled_at=None,
-            )
+            id_of = element_id
+            if job.size is not None and id_of is None:
+                raise ValueError(f"{name} is an array: its elements' ids are needed")
+            job = _accepted(job, native_id, at)
             unit.write_journal(job, "")
-            return unit.save(unit.append(job, told)[1])
+            unit.save(unit.append(job, told)[1])
+            for element in unit.elements(name):
+                if element.native_id is None and element.element is not None and id_of is not None:
+                    own = id_of(native_id, element.element)
+                    accepted = _accepted(element, own, at)
+                    unit.save(unit.append(accepted, _submitted_as(element.name, own, at))[1])
+            return unit.job(name)
 
-        job = await self._writer.write(Work("saving a job's id", do, jobs=(name,), events=(told,)))
+        work = Work("saving a job's id", do, jobs=(name,), arrays=(name,), events=(told,))
+        job = await self._writer.write(work)
         if job.native_id != native_id:
             _LOG.error("Job %s is %s and now, it is said, also %s", name, job.native_id, native_id)
         return job
@@ -142,14 +170,17 @@ class JobStore(Admissions):
             job = unit.job(name)
             if job.submission in _SETTLED:
                 return job
-            job = replace(job, submission=state, reason=reason)
-            if state is SubmissionState.REFUSED:
-                agreed = unit.now if job.cancel_requested_at is not None else None
-                job = replace(job, ended_at=unit.now, canceled_at=agreed)
+            for each in [job, *unit.elements(name)]:
+                changed = replace(each, submission=state, reason=reason)
+                if state is SubmissionState.REFUSED:
+                    agreed = unit.now if each.cancel_requested_at is not None else None
+                    changed = replace(changed, ended_at=unit.now, canceled_at=agreed, outcome=Outcome.REFUSED)
+                unit.save(changed)
+            job = unit.job(name)
             unit.write_journal(job, reason)
-            return unit.save(job)
+            return job
 
-        return await self._writer.write(Work("saving a submission's outcome", do, jobs=(name,)))
+        return await self._writer.write(Work("saving a submission's outcome", do, jobs=(name,), arrays=(name,)))
 
     async def job(self, name: str) -> Job | None:
         """The job of that name, None when there is none."""
@@ -186,10 +217,32 @@ class JobStore(Admissions):
             .order_by(column.task_id, column.map_index, column.attempt)
         )
 
-    async def open_jobs(self, resource: str | None = None) -> list[Job]:
-        """Jobs with a scheduler's id of which news is awaited, oldest first; of all resources or one."""
+    async def elements(self, array: str) -> list[Job]:
+        """An array's elements, by index; none of a plain job."""
         column = tables.job.c
-        query = select(tables.job).where(column.ended_at.is_(None), column.native_id.is_not(None))
+        return await self._jobs(select(tables.job).where(column.array == array).order_by(column.element))
+
+    async def latest_elements(self, task: TaskIdentity) -> list[Job]:
+        """Each element of that submission task's arrays as its last attempt left it, by index."""
+        column = tables.job.c
+        query = (
+            select(tables.job)
+            .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
+            .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
+            .where(column.array.is_not(None))
+            .order_by(column.element, column.attempt)
+        )
+        return list({job.element: job for job in await self._jobs(query)}.values())
+
+    async def open_jobs(self, resource: str | None = None) -> list[Job]:
+        """Jobs with a scheduler's id of which news is awaited, oldest first; of all resources or one.
+
+        Elements of arrays are among them; arrays' own rows, which nobody can ask about, are not.
+        """
+        column = tables.job.c
+        query = select(tables.job).where(
+            column.ended_at.is_(None), column.native_id.is_not(None), column.size.is_(None)
+        )
         if resource is not None:
             query = query.where(column.resource == resource)
         return await self._jobs(query.order_by(column.created_at, column.name))
@@ -200,7 +253,7 @@ class JobStore(Admissions):
         unsettled = func.max(case((column.state == JobState.NON_CRITICAL_FAIL.value, 1), else_=0))
         query = (
             select(column.resource, unsettled.label("unsettled"))
-            .where(column.ended_at.is_(None), column.native_id.is_not(None))
+            .where(column.ended_at.is_(None), column.native_id.is_not(None), column.size.is_(None))
             .group_by(column.resource)
         )
         rows = await self._read("looking for open jobs", query)
@@ -220,11 +273,13 @@ class JobStore(Admissions):
         """Store a piece of news and do to its job what ``jobs.state`` decides; the same again is
         ``DUPLICATE``.
 
-        :raises JobUnknown: no such job
+        :raises JobUnknown: no such job; or an array, of which there is no news but its elements'
         """
 
         def do(unit: Unit) -> Effect:
             job = unit.job(event.job)
+            if job.size is not None:
+                raise JobUnknown(f"{event.job} is an array: news is told of its elements", where="job store")
             effect, after = unit.append(job, event)
             if after is not job:
                 unit.save(after)
@@ -264,33 +319,40 @@ class JobStore(Admissions):
     # --- cancelling
 
     async def request_cancel(self, name: str, by: str) -> Job:
-        """Note that someone wants the job's end; who asked first stays. An ended job has nothing left to
-        cancel; one that waits for its admission ends by this.
+        """Note that someone wants the job's end, or the array's and so that of every element; who asked first
+        stays. An ended job has nothing left to cancel; one that waits for its admission ends by this.
 
         :raises JobUnknown: no such job
         """
-        told = JobEvent(name, EventSource.CANCEL, "canceled", JobState.CANCELED, datetime.now(UTC))
 
         def do(unit: Unit) -> Job:
-            job = unit.job(name)
-            if job.cancel_requested_at is not None:
-                return job
-            if waits(job):  # no scheduler has heard of it: this is its end
-                job = unit.append(job, told)[1]
-            over = job.submission is SubmissionState.REFUSED or (job.state is not None and job.state.terminal)
-            return unit.save(
-                replace(
-                    job,
-                    cancel_requested_at=unit.now,
-                    cancel_requested_by=by[:250],
-                    canceled_at=unit.now if over else job.canceled_at,
+            # No scheduler has heard of it: this is its end.
+            waiting = waits(unit.job(name))
+            for job in [unit.job(name), *unit.elements(name)]:
+                over = job.submission is SubmissionState.REFUSED or (job.state is not None and job.state.terminal)
+                # An element that ended has nothing to do with the array's end.
+                if job.cancel_requested_at is not None or (over and job.array == name):
+                    continue
+                if waiting and job.size is None:  # an array's row follows its elements
+                    job, over = unit.append(job, _canceled(job.name))[1], True  # noqa: PLW2901
+                unit.save(
+                    replace(
+                        job,
+                        cancel_requested_at=unit.now,
+                        cancel_requested_by=by[:250],
+                        canceled_at=unit.now if over else job.canceled_at,
+                    )
                 )
-            )
+            return unit.job(name)
 
-        return await self._writer.write(Work("asking for a cancel", do, jobs=(name,), events=(told,)))
+        work = Work("asking for a cancel", do, jobs=(name,), arrays=(name,), events=(_canceled(name),))
+        return await self._writer.write(work)
 
     async def cancel_requests(self) -> list[Job]:
-        """Jobs whose end was asked for and that the scheduler has not agreed to yet, oldest request first."""
+        """Jobs whose end was asked for and that the scheduler has not agreed to yet, oldest request first.
+
+        An array is among them beside its elements as long as one of them is.
+        """
         column = tables.job.c
         return await self._jobs(
             select(tables.job)
@@ -299,22 +361,24 @@ class JobStore(Admissions):
         )
 
     async def canceled(self, name: str) -> Job:
-        """The scheduler has the job no more. One that ended by itself meanwhile keeps its end.
+        """The scheduler has the job, or nothing of the array, any more. What ended by itself keeps its end.
 
         :raises JobUnknown: no such job
         """
 
-        told = JobEvent(name, EventSource.CANCEL, "canceled", JobState.CANCELED, datetime.now(UTC))
-
         def do(unit: Unit) -> Job:
-            job = unit.job(name)
-            if job.canceled_at is not None:
-                return job
-            if job.state is None or not job.state.terminal:
-                job = unit.append(job, told)[1]
-            return unit.save(replace(job, canceled_at=job.canceled_at or unit.now))
+            array = unit.job(name)
+            for job in unit.elements(name) if array.size is not None else [array]:
+                if job.canceled_at is not None:
+                    continue
+                # An ended element has no such event: nothing but an end that was lost could bring it here.
+                if job.state is None or not job.state.terminal:
+                    job = unit.append(job, _canceled(job.name))[1]  # noqa: PLW2901
+                unit.save(replace(job, canceled_at=job.canceled_at or unit.now))
+            return unit.job(name)
 
-        return await self._writer.write(Work("saving a cancel", do, jobs=(name,), events=(told,)))
+        work = Work("saving a cancel", do, jobs=(name,), arrays=(name,), events=(_canceled(name),))
+        return await self._writer.write(work)
 
     # --- within
 
@@ -353,6 +417,39 @@ async def close_store() -> None:
     """Close the running event loop's stores; for whoever ends it."""
     for store in _STORES.pop(asyncio.get_running_loop(), {}).values():
         await store.close()
+
+
+def _submitted_as(name: str, native_id: str, at: datetime) -> JobEvent:
+    """News that the scheduler accepted a job."""
+    return JobEvent(
+        job=name,
+        source=EventSource.SUBMISSION,
+        event_id=f"submitted:{native_id}",
+        state=JobState.SUBMITTED,
+        at=at,
+        native_id=native_id,
+    )
+
+
+def _canceled(name: str) -> JobEvent:
+    """News that no scheduler has a job, any more or yet, whose end was asked for."""
+    at = datetime.now(UTC)
+    return JobEvent(name, EventSource.CANCEL, "canceled", JobState.CANCELED, at, outcome=Outcome.CANCELED)
+
+
+def _accepted(job: Job, native_id: str, at: datetime) -> Job:
+    refused = job.submission is SubmissionState.REFUSED
+    return replace(
+        job,
+        submission=SubmissionState.SUBMITTED,
+        native_id=native_id,
+        submitted_at=at,
+        # A refusal that was none: news is awaited again.
+        ended_at=None if refused else job.ended_at,
+        outcome=None if refused else job.outcome,
+        # Nothing was found to cancel, because it was not there yet: now it is.
+        canceled_at=None,
+    )
 
 
 def _over(job: Job) -> bool:

@@ -105,8 +105,10 @@ class RemoteHost(Protocol):
 class SubmissionStore(Protocol):
     """The part of ``jobs.store.JobStore`` that is needed here."""
 
-    async def submitted(self, name: str, native_id: str, at: datetime) -> object:
-        """The scheduler accepted it."""
+    async def submitted(
+        self, name: str, native_id: str, at: datetime, element_id: Callable[[str, int], str] | None = None
+    ) -> object:
+        """The scheduler accepted it; of an array, its elements' ids follow."""
 
     async def refused(self, name: str, reason: str) -> object:
         """The scheduler refused it, for good."""
@@ -207,7 +209,7 @@ async def submit(
     except SubmissionUncertain as doubt:
         await store.uncertain(job.name, doubt.message)
         raise
-    await store.submitted(job.name, native_id, datetime.now(UTC))
+    await store.submitted(job.name, native_id, datetime.now(UTC), scheduler.element_id)
     return native_id
 
 

@@ -1,6 +1,7 @@
-"""Tokens of webhooks: each lets its bearer speak for one job, and for no other.
+"""Tokens of webhooks: each lets its bearer speak for one job, or for the elements of one array, and for no other.
 
-A token is a version and the HMAC-SHA256 of the job's name under a key that is derived from the deployment's
+All elements of an array share its script, and so its token. A token is a version and the HMAC-SHA256 of the job's
+or the array's name under a key that is derived from the deployment's
 webhook secret. Nothing of it is stored: whoever knows the secret can make it and check it. It ends with the secret.
 
 :class:`WebhookTokens` is pure; :func:`token` and :func:`verify` take the deployment's secret.
@@ -12,6 +13,8 @@ import base64
 import functools
 import hashlib
 import hmac
+
+from airavata_provider.models.identity import array_name
 
 _VERSION = "v1"
 
@@ -30,8 +33,8 @@ class WebhookTokens:
         self._key = hmac.digest(secret.encode(), b"airavata webhook token " + _VERSION.encode(), hashlib.sha256)
 
     def token(self, job: str) -> str:
-        """The token of that job: ``v1.`` and 43 characters from ``[A-Za-z0-9_-]``."""
-        digest = hmac.digest(self._key, job.encode("utf-8", "surrogatepass"), hashlib.sha256)
+        """The token of that job, of an element its array's: ``v1.`` and 43 characters from ``[A-Za-z0-9_-]``."""
+        digest = hmac.digest(self._key, array_name(job).encode("utf-8", "surrogatepass"), hashlib.sha256)
         return f"{_VERSION}.{base64.urlsafe_b64encode(digest).decode('ascii').rstrip('=')}"
 
     def verify(self, job: str, token: str) -> bool:

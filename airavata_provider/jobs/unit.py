@@ -4,24 +4,27 @@ once.
 However many callers share the transaction, it costs a handful of statements. The row lock on a job
 (PostgreSQL; on SQLite the database's write lock) is held until the commit, so what is decided in memory
 holds, and nobody else can store news of that job meanwhile. Locks are taken in the order of names, by every
-process.
+process. Whoever needs an array's element locks the array's row as well, because the row's tally
+(``jobs.arrays``) follows from every change of an element, here and nowhere else.
 
 :class:`Unit` is what work sees: plain synchronous calls, no SQL. Imports no Airflow.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import Select, bindparam, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airavata_provider.errors import JobUnknown
 from airavata_provider.jobs import tables
+from airavata_provider.jobs.arrays import follow, standing
 from airavata_provider.jobs.rows import (
     availability_values,
     event_values,
@@ -34,6 +37,7 @@ from airavata_provider.jobs.rows import (
 )
 from airavata_provider.jobs.state import decide
 from airavata_provider.models.availability import Availability
+from airavata_provider.models.identity import array_name
 from airavata_provider.models.job import Effect, Job, JobEvent, TaskRecord
 from airavata_provider.models.placement import Placement
 
@@ -44,6 +48,7 @@ CHANNEL = "airavata_job"
 Place = tuple[str, str, str]
 """Key of a placement: the DAG, the experiment, and when its run was born."""
 
+_ROWS_PER_STATEMENT = 500
 _NAMES_PER_NOTICE = 100  # a payload is at most 8,000 bytes, a name at most 64
 
 
@@ -53,7 +58,8 @@ class Work(Generic[T]):
 
     :param doing: what it does, for an error's message
     :param do: the work; raises before it changes anything, or not at all
-    :param jobs: names of the jobs that it needs
+    :param jobs: names of the jobs that it needs; an element brings its array's row
+    :param arrays: names of the jobs whose elements it needs too, if they are arrays
     :param events: the news that it may append
     :param leases: names of the leases that it needs
     :param placements: keys of the placements that it needs
@@ -62,6 +68,7 @@ class Work(Generic[T]):
     doing: str
     do: Callable[[Unit], T]
     jobs: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
     events: tuple[JobEvent, ...] = ()
     leases: tuple[str, ...] = ()
     placements: tuple[Place, ...] = ()
@@ -94,12 +101,16 @@ class Unit:
         placements: Mapping[Place, Placement] | None = None,
     ) -> None:
         self.now = datetime.now(UTC)
-        self._jobs = {job.name: job for job in jobs}
+        self._jobs: dict[str, Job] = {}
+        self._elements: dict[str, list[str]] = {}
+        for job in jobs:
+            self._keep(job)
         self._known = set(known)
         self._leases = dict(leases or {})
         self._placements = dict(placements or {})
         self.new_jobs: set[str] = set()
         self.changed_jobs: set[str] = set()
+        self._moves: dict[str, Counter[str]] = {}
         self.new_events: list[dict[str, Any]] = []
         self.journal: list[dict[str, Any]] = []
         self.task_work: list[dict[str, Any] | _Forget] = []
@@ -110,11 +121,17 @@ class Unit:
 
     def find(self, name: str) -> Job | None:
         """The job of that name, None when there is none."""
+        if name in self._moves:
+            self._follow(name)
         return self._jobs.get(name)
+
+    def elements(self, array: str) -> list[Job]:
+        """An array's elements, which the work asked for; none of a plain job."""
+        return [self._jobs[name] for name in self._elements.get(array, ())]
 
     def job(self, name: str) -> Job:
         """:raises JobUnknown: no such job"""
-        job = self._jobs.get(name)
+        job = self.find(name)
         if job is None:
             raise JobUnknown(f"no job {name!r}", where="job store")
         return job
@@ -122,16 +139,47 @@ class Unit:
     def add(self, job: Job) -> Job:
         """A new job, which :meth:`find` did not find."""
         job = replace(job, created_at=job.created_at or self.now, changed_at=self.now, version=1)
-        self._jobs[job.name] = job
+        self._keep(job)
         self.new_jobs.add(job.name)
+        if job.array is not None:
+            self._move(job.array, None, job)
         return job
 
     def save(self, job: Job) -> Job:
         """A changed job."""
         job = replace(job, changed_at=self.now, version=job.version + 1)
+        if job.array is not None:
+            self._move(job.array, self._jobs[job.name], job)
         self._jobs[job.name] = job
         self.changed_jobs.add(job.name)
         return job
+
+    def _keep(self, job: Job) -> None:
+        """Have a job at hand that was not."""
+        self._jobs[job.name] = job
+        if job.array is not None:
+            self._elements.setdefault(job.array, []).append(job.name)
+
+    def _move(self, array: str, before: Job | None, after: Job) -> None:
+        """Note that an element stands elsewhere now, or that the scheduler gave it up."""
+        left, right = None if before is None else standing(before), standing(after)
+        gone = after.canceled_at is not None and (before is None or before.canceled_at is None)
+        if left != right or gone:
+            moves = self._moves.setdefault(array, Counter())
+            moves[right] += 1
+            if left is not None:
+                moves[left] -= 1
+
+    def _follow(self, name: str) -> None:
+        """Let an array's row follow its elements."""
+        moves = self._moves.pop(name)
+        array = self._jobs.get(name)
+        if array is None:
+            # Somebody cleaned up and took an array before its elements: nobody waits for it.
+            return
+        tally = Counter(array.tally or {})
+        tally.update(moves)
+        self.save(follow(array, tally, self.now))
 
     def write_journal(self, job: Job, reason: str) -> None:
         """Note where the job's submission stands."""
@@ -196,6 +244,8 @@ class Unit:
     async def load(cls, connection: AsyncConnection, work: Sequence[Work[Any]]) -> Unit:
         """Read and lock what that work needs."""
         names = {name for each in work for name in each.jobs}
+        names |= {array_name(name) for name in names}
+        arrays = {name for each in work for name in each.arrays}
         events = [event for each in work for event in each.events]
         leases = {name for each in work for name in each.leases}
         jobs: list[Job] = []
@@ -203,7 +253,9 @@ class Unit:
         held: dict[str, Lease] = {}
         placed: dict[Place, Placement] = {}
         if names:
-            query = select(tables.job).where(tables.job.c.name.in_(names)).order_by(tables.job.c.name)
+            named = tables.job.c.name.in_(names)
+            wanted = or_(named, tables.job.c.array.in_(arrays)) if arrays else named
+            query = select(tables.job).where(wanted).order_by(tables.job.c.name)
             jobs = [job_from(row) for row in (await connection.execute(_locking(query))).mappings()]
         if events:
             column = tables.job_event.c
@@ -229,15 +281,15 @@ class Unit:
 
     async def flush(self, connection: AsyncConnection) -> None:
         """Write what changed."""
-        if self.new_jobs:
-            rows = [job_values(self._jobs[name]) for name in sorted(self.new_jobs)]
-            await connection.execute(insert(tables.job), rows)
-        changed = sorted(self.changed_jobs - self.new_jobs)
-        if changed:
-            rows = [{**job_values(self._jobs[name]), "key": name} for name in changed]
+        for name in list(self._moves):
+            self._follow(name)
+        for names in _slices(sorted(self.new_jobs)):
+            await connection.execute(insert(tables.job), [job_values(self._jobs[name]) for name in names])
+        for names in _slices(sorted(self.changed_jobs - self.new_jobs)):
+            rows = [{**job_values(self._jobs[name]), "key": name} for name in names]
             await connection.execute(_UPDATE_JOB, rows)
-        if self.new_events:
-            await connection.execute(insert(tables.job_event), self.new_events)
+        for events in _slices(self.new_events):
+            await connection.execute(insert(tables.job_event), events)
         if self.journal:
             await connection.execute(insert(tables.submission), self.journal)
         await self._flush_tasks(connection)
@@ -284,6 +336,11 @@ class Unit:
                 rows = []
             if each is not None:
                 await connection.execute(_forget(each))
+
+
+def _slices(rows: Sequence[T]) -> Iterable[Sequence[T]]:
+    """Rows for one statement each: between two, whoever shares the event loop has a turn."""
+    return (rows[start : start + _ROWS_PER_STATEMENT] for start in range(0, len(rows), _ROWS_PER_STATEMENT))
 
 
 def place_of(placement: Placement) -> Place:

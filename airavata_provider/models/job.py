@@ -117,7 +117,8 @@ class Job:
     :param user: the person there
     :param resource: the compute resource's name in the catalog
     :param queue: the queue asked for, None for the resource's default
-    :param directory: the job's working directory on the resource, absolute
+    :param directory: the job's working directory on the resource, absolute; an element has its array's, in which its
+        control directory is
     :param state: what the job is doing
     :param state_at: when news last told that state, by the teller's clock
     :param state_source: who told it first
@@ -144,7 +145,7 @@ class Job:
     :param element: its index there
     :param size: of an array: how many elements it has
     :param tally: of an array: how many of its elements are where (``jobs.arrays``)
-    :param request: what the scheduler was asked for, as JSON, without secrets
+    :param request: what the scheduler was asked for, as JSON, without secrets; None for an element: its array's
     :param born: when its DAG run was made (:class:`~airavata_provider.models.identity.TaskIdentity`)
     :param waiter: the admitter (``jobs.admitter``) in whose process a task waits for its admission; "" for none
     """

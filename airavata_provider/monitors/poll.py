@@ -1,4 +1,5 @@
-"""The batched poll: one status command for all open jobs of a resource, one more for those that need history.
+"""The batched poll: one status command for all open jobs of a resource, one more for those that need history. Only of
+thousands there are several.
 
 What always holds: absent is not finished, and unreadable is neither. A job that the queue does not know is looked up
 in the scheduler's history; one that is in neither becomes ``UNKNOWN`` after a grace, and is given up, as ``UNKNOWN``
@@ -15,11 +16,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from airavata_provider.errors import AnswerUnreadable
+from airavata_provider.models.identity import array_name
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
 
 COMMAND_TIMEOUT_S = 120.0
+
+MOST = 2000
+"""Jobs that one command asks about, at most: a shell takes a command of 128 KiB."""
 
 
 class Runs(Protocol):
@@ -60,8 +65,12 @@ class Look:
 
 
 def refs(jobs: Sequence[Job]) -> list[JobRef]:
-    """Those of the jobs that have a scheduler's id, as an adaptor takes them."""
-    return [JobRef(job.native_id, job.name, job.directory) for job in jobs if job.native_id is not None]
+    """Those of the jobs that have a scheduler's id, as an adaptor takes them: an element by its array's name."""
+    return [
+        JobRef(job.native_id, array_name(job.name), job.directory, job.element)
+        for job in jobs
+        if job.native_id is not None
+    ]
 
 
 async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job]) -> Look:
@@ -72,8 +81,16 @@ async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job]) -> Look:
     """
     asked = refs(jobs)
     at = datetime.now(UTC)
-    if not asked:
-        return Look(at, {})
+    parts = [await _look(host, scheduler, asked[start : start + MOST], at) for start in range(0, len(asked), MOST)]
+    return Look(
+        at,
+        {native_id: status for part in parts for native_id, status in part.known.items()},
+        frozenset().union(*(part.missing for part in parts)),
+        next((part.unreadable for part in parts if part.unreadable), ""),
+    )
+
+
+async def _look(host: Runs, scheduler: Scheduler, asked: Sequence[JobRef], at: datetime) -> Look:
     result = await host.run(scheduler.status_command(asked), timeout=COMMAND_TIMEOUT_S)
     known = dict(scheduler.parse_status(result, asked))
     # A queue shows an end without its exit code.

@@ -1,4 +1,5 @@
-"""``POST /jobs/{job}/events``: where job scripts tell their news.
+"""``POST /jobs/{job}/events``: where job scripts tell their news. An array's element is ``{array}.{index}``,
+and shows the array's token; the array itself has no news.
 
 What always holds: nothing is read of a body before the token is checked; nothing at all changes on an answer of
 4xx; a wrong token and a job that nobody knows get the same answer; the token is in no log.

@@ -229,5 +229,5 @@ class Scheduler(ABC):
     @abstractmethod
     def cancel_command(self, jobs: Sequence[JobRef]) -> str:
         """Command that ends those jobs; harmless for jobs that ended already. Asked again until they are
-        gone.
+        gone. The id of an array ends all its elements.
         """

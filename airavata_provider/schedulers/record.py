@@ -27,9 +27,14 @@ from typing import Any
 from airavata_provider.models.job import JobState
 
 
-def control_directory(directory: str, name: str) -> str:
-    """The control directory of the job with that name in that working directory."""
-    return posixpath.join(directory, ".airavata", name)
+def control_directory(directory: str, name: str, index: int | None = None) -> str:
+    """The control directory of the job with that name in that working directory.
+
+    :param name: its name in the scheduler, or its key in the store (``<array>.<index>`` is an element)
+    :param index: of an array's element, which has a directory of its own inside the array's
+    """
+    array, _, element = name.partition(".")
+    return posixpath.join(directory, ".airavata", array, element if index is None else str(index)).rstrip("/")
 
 
 @dataclass(frozen=True)

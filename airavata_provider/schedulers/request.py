@@ -6,8 +6,9 @@ Pure; no Airflow.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class MailEvent(StrEnum):
@@ -211,6 +212,31 @@ _DEFAULTS = {each.name: each.default if each.default is not MISSING else None fo
 def asked(request: JobRequest) -> frozenset[str]:
     """The fields of :data:`BY_SCHEDULER` that this request does not leave at their defaults."""
     return frozenset(name for name in BY_SCHEDULER if getattr(request, name) != _DEFAULTS[name])
+
+
+def recorded(request: JobRequest) -> dict[str, Any]:
+    """What a request asks of the scheduler, as JSON values for the job's record.
+
+    Nothing of what the script alone sees to: an environment or an argument may be a secret.
+    """
+    values = {name: getattr(request, name) for name in sorted(asked(request))}
+    if request.directives:
+        values["directives"] = request.directives
+    return {name: _json(value) for name, value in values.items()}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Array):
+        return {"indices": [list(each) for each in ranges(value.indices)], "throttle": value.throttle}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _json(each) for name, each in asdict(value).items()}
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, frozenset):
+        return sorted(_json(each) for each in value)
+    if isinstance(value, (tuple, list)):
+        return [_json(each) for each in value]
+    return value
 
 
 class Inexpressible(ValueError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
@@ -183,7 +184,9 @@ def _unsaved(context: TaskContext[RemoteCommandParameters], request: JobRequest)
 class _NoStore:
     """A command is no job: what it leaves in its directory on the resource is all the record it needs."""
 
-    async def submitted(self, name: str, native_id: str, at: datetime) -> None:
+    async def submitted(
+        self, name: str, native_id: str, at: datetime, element_id: Callable[[str, int], str] | None = None
+    ) -> None:
         """Kept on the resource."""
 
     async def refused(self, name: str, reason: str) -> None:

@@ -90,7 +90,9 @@ class MemoryStore:
     def __init__(self) -> None:
         self.outcomes: dict[str, tuple[SubmissionState, str]] = {}
 
-    async def submitted(self, name: str, native_id: str, at: datetime) -> None:
+    async def submitted(
+        self, name: str, native_id: str, at: datetime, element_id: Callable[[str, int], str] | None = None
+    ) -> None:
         """The scheduler accepted it."""
         self.outcomes[name] = (SubmissionState.SUBMITTED, native_id)
 

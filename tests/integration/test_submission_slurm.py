@@ -121,7 +121,7 @@ async def test_the_submitter_is_killed_before_it_saves_the_id(
         pass
 
     class Dying(MemoryStore):
-        async def submitted(self, name: str, native_id: str, at: object) -> None:
+        async def submitted(self, name: str, native_id: str, at: object, element_id: object = None) -> None:
             raise Killed
 
     with pytest.raises(Killed):

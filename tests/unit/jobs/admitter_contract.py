@@ -74,7 +74,7 @@ class Process:
         """Intend, wait, submit."""
         job = await self.admitter.wait(await self.intend(name, **values), LOG)
         if job.cancel_requested_at is None:
-            job = await self.store.submitted(name, f"id-{name}", now())
+            job = await self.store.submitted(name, f"id-{name}", now(), lambda one, index: f"{one}_{index}")
         return job
 
     async def end(self, name: str) -> None:

@@ -19,6 +19,9 @@ class PaperScheduler(Scheduler):
     def directives(self, request: JobRequest) -> Sequence[str]:
         return ()
 
+    def element_id(self, native_id: str, index: int) -> str:
+        return f"{native_id}_{index}"
+
     def submit_command(self, script: str, request: JobRequest) -> str:
         raise NotImplementedError
 
@@ -101,8 +104,9 @@ class PaperCluster:
         if self.deaf >= 0:
             return
         for name in names:
-            if self.queue.pop(name, None):
-                self.history[name] = ("CANCELED", None)
+            for found in [each for each in self.queue if each == name or each.startswith(f"{name}_")]:
+                del self.queue[found]
+                self.history[found] = ("CANCELED", None)
 
     async def until_called(self, verb: str, times: int) -> None:
         """Wait until that verb was asked so many times."""

@@ -37,7 +37,9 @@ def make_record(task_id: str = "stage_in", **values: object) -> TaskRecord:
     return replace(record, **values)  # type: ignore[arg-type]
 
 
-class StoreContract:
+class StoreFixtures:
+    """Two stores on the database of the subclass's ``url``."""
+
     @pytest_asyncio.fixture
     async def store(self, url: str) -> AsyncIterator[JobStore]:
         store = JobStore(url, watch_interval=0.05)
@@ -52,6 +54,8 @@ class StoreContract:
         yield other
         await other.close()
 
+
+class StoreContract(StoreFixtures):
     async def submitted_job(self, store: JobStore, name: str = "a1", **values: object) -> Job:
         await store.intend(make_job(name, **values))
         return await store.submitted(name, f"id-{name}", at(1))

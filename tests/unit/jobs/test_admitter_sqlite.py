@@ -142,6 +142,31 @@ class TestSQLite(AdmitterContract):
         await one.end("array.1")
         assert await one.loads() == (2, 0)
 
+    async def test_an_array_and_its_elements_wait_end_and_come_back_together(self, one: Process) -> None:
+        waiting = make_job("array", queue="debug", waiter=one.admitter.holder, created_at=now())
+        await one.store.intend_array(waiting, range(3))
+        assert await one.loads() == (0, 1)
+        array = await one.store.request_cancel("array", "ann")
+        assert (array.state, bool(array.canceled_at)) == (JobState.CANCELED, True)
+        assert {each.state for each in await one.store.elements("array")} == {JobState.CANCELED}
+        assert await one.loads() == (0, 0)
+
+        gone = make_job("gone", queue="debug", admitted_at=now(), created_at=now())
+        await one.store.intend_array(gone, range(3))
+        assert await one.loads() == (3, 0)
+        refused = await one.store.refused("gone", "no such account")
+        assert await one.loads() == (0, 0)
+        again = await one.admitter.again(refused, "tried again")
+        assert (again.submission, again.ended_at, again.waiter) == (
+            SubmissionState.INTENDED,
+            None,
+            one.admitter.holder,
+        )
+        assert {each.ended_at for each in await one.store.elements("gone")} == {None}
+        await one.admitter.wait(again, LOG)
+        await one.store.submitted("gone", "7", now(), lambda native_id, index: f"{native_id}_{index}")
+        assert await one.loads() == (3, 0)
+
     async def test_a_refused_job_that_is_tried_again_waits_like_others(self, one: Process) -> None:
         one.limits = Limits({PLACE: 1})
         await one.admitter.wait(await one.intend("cured"), LOG)

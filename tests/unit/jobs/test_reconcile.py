@@ -208,3 +208,34 @@ async def test_one_per_loop(world: World) -> None:
     await stop_reconciler()
     await stop_reconciler()
     assert "airavata reconciler" not in [task.get_name() for task in asyncio.all_tasks()]
+
+
+async def test_an_arrays_elements_are_polled_like_jobs(running: World) -> None:
+    cluster = running.clusters["cluster"]
+    await running.store.intend_array(make_job(), range(3))
+    await running.store.submitted("a1", "17", datetime.now(UTC), PaperScheduler().element_id)
+    cluster.queue = {f"17_{index}": ("COMPLETE", 0) for index in range(3)}
+    assert (await running.ended("a1")).state is S.COMPLETE
+    assert {name for _, names in cluster.calls for name in names} <= {"17_0", "17_1", "17_2"}
+
+
+async def test_an_array_is_cancelled_as_one(running: World) -> None:
+    cluster = running.clusters["cluster"]
+    cluster.queue = {f"17_{index}": ("ACTIVE", None) for index in range(3)}
+    await running.store.intend_array(make_job(), range(3))
+    await running.store.submitted("a1", "17", datetime.now(UTC), PaperScheduler().element_id)
+    await running.store.request_cancel("a1", "ada")
+    job = await running.agreed("a1")
+    assert (job.state, job.tally) == (S.CANCELED, {"CANCELED": 3})
+    assert {tuple(names) for verb, names in cluster.calls if verb == "cancel"} == {("17",)}
+    assert await running.store.cancel_requests() == []
+
+
+async def test_an_array_whose_id_was_lost_is_found_and_cancelled(running: World) -> None:
+    cluster = running.clusters["cluster"]
+    cluster.names = {"a1": "17"}
+    cluster.queue = {f"17_{index}": ("QUEUED", None) for index in range(2)}
+    await running.store.intend_array(make_job(), range(2))
+    await running.store.request_cancel("a1", "ada")
+    assert (await running.agreed("a1")).tally == {"CANCELED": 2}
+    assert {tuple(names) for verb, names in cluster.calls if verb == "find"} == {("a1",)}

@@ -8,8 +8,8 @@ import pytest
 from airavata_provider.errors import AnswerUnreadable, ConnectFailed
 from airavata_provider.jobs.state import decide
 from airavata_provider.models.job import Effect, Job, JobEvent, JobState
-from airavata_provider.monitors.poll import Look, Patience, look, news
-from airavata_provider.schedulers.base import JobStatus
+from airavata_provider.monitors.poll import MOST, Look, Patience, look, news, refs
+from airavata_provider.schedulers.base import JobRef, JobStatus
 from tests.unit.jobs.cluster import PaperCluster, PaperScheduler
 from tests.unit.jobs.factory import at, make_job
 
@@ -44,6 +44,24 @@ async def test_one_command_for_all_and_one_for_the_absent() -> None:
         "2": (S.COMPLETE, 0),
     }
     assert result.missing == {"3"}
+
+
+async def test_an_element_is_asked_for_by_its_arrays_name() -> None:
+    element = make_job("a1.7", native_id="17_7", array="a1", element=7)
+    assert refs([make_job("a2", native_id="18"), element, make_job("a3.1", array="a3", element=1)]) == [
+        JobRef("18", "a2", "/scratch/a2"),
+        JobRef("17_7", "a1", "/scratch/a1.7", 7),
+    ]
+
+
+async def test_thousands_are_asked_for_in_several_commands() -> None:
+    cluster = PaperCluster()
+    names = [str(number) for number in range(MOST + 1)]
+    cluster.queue = dict.fromkeys(names[1:], ("ACTIVE", None))
+    result = await look(cluster, PaperScheduler(), [make_job(name, native_id=name) for name in names])
+    assert [(verb, len(asked)) for verb, asked in cluster.calls] == [("status", MOST), ("history", 1), ("status", 1)]
+    assert result.known.keys() == set(names[1:])
+    assert result.missing == {"0"}
 
 
 async def test_nothing_to_ask_asks_nothing() -> None:

@@ -72,6 +72,20 @@ async def test_a_jobs_life(door: Door) -> None:
     assert await door.state() is JobState.FAILED
 
 
+async def test_an_arrays_elements_speak_with_its_token(door: Door) -> None:
+    await door.store.intend_array(make_job("a2"), range(3))
+    await door.store.intend_array(make_job("a3"), range(3))
+    token = TOKENS.token("a2")
+    assert await door.call({**START, "native_id": "17_1"}, job="a2.1", token=token) == 204
+    assert await door.state("a2.1") is JobState.ACTIVE
+    assert await door.state("a2") is JobState.ACTIVE
+    # Another array's element, no element, the array itself, a plain job.
+    for job in ("a3.1", "a2.7", "a2.1.1", "a2.", "a2", "a1"):
+        assert await door.call(END, job=job, token=token) == 401
+    assert await door.state("a3") is None
+    assert await door.state("a2.0") is None
+
+
 async def test_replayed(door: Door) -> None:
     await door.call(START)
     before = await door.store.job("a1")

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airavata_provider.models.job import JobState
-from airavata_provider.schedulers.record import ExitRecord, parse_exit_record, state_of_end
+from airavata_provider.schedulers.record import ExitRecord, control_directory, parse_exit_record, state_of_end
+
+
+def test_an_element_has_a_directory_in_its_arrays() -> None:
+    assert control_directory("/work", "a1") == "/work/.airavata/a1"
+    assert control_directory("/work", "a1.7") == control_directory("/work", "a1", 7) == "/work/.airavata/a1/7"
+    assert control_directory("/work", "a1", 0) == "/work/.airavata/a1/0"
 
 
 def test_a_record_as_the_script_writes_it() -> None:

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airavata_provider.jobs import store as stores
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.identity import birth
+from airavata_provider.plugin.listener import on_dag_run_failed, on_task_instance_failed
+from tests.unit.jobs.factory import make_job
+
+MADE = datetime(2031, 5, 6, 12, tzinfo=UTC)
+RUN = SimpleNamespace(dag_id="hpc_batch", run_id="e1", run_after=MADE)
+BY_HAND = "manually set to `failed`"
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[str]]:
+    """Names of the jobs whose end was asked for; of two of the run's, and one of a run of the same id before it."""
+    url = f"sqlite:///{tmp_path}/a.db"
+
+    def in_store(work: Callable[[JobStore], Awaitable[Any]]) -> Any:
+        async def run() -> Any:
+            store = JobStore(url)
+            await store.create_tables()
+            try:
+                return await work(store)
+            finally:
+                await store.close()
+
+        return asyncio.run(run())
+
+    async def fill(store: JobStore) -> None:
+        for name, task, made in (
+            ("a1", "submit", MADE),
+            ("a2", "more", MADE),
+            ("old", "submit", MADE - timedelta(1)),
+        ):
+            await store.intend(make_job(name, experiment_id="e1", task_id=task, born=birth(made)))
+
+    in_store(fill)
+    real = stores.get_store
+    monkeypatch.setattr(stores, "get_store", lambda: real(url))
+    return lambda: {job.name for job in in_store(lambda store: store.cancel_requests())}
+
+
+def test_a_run_that_is_marked_failed_ends_its_own_jobs(asked: Callable[[], set[str]]) -> None:
+    on_dag_run_failed(RUN, "the task failed")
+    assert asked() == set()
+    on_dag_run_failed(RUN, BY_HAND)
+    assert asked() == {"a1", "a2"}
+
+
+def test_a_task_that_is_marked_failed_ends_the_jobs_that_it_is_about(asked: Callable[[], set[str]]) -> None:
+    arguments = SimpleNamespace(
+        trigger_kwargs={"tasks": [{"id": "wait", "type": "monitor", "parameters": {"job": "submit"}}]}
+    )
+    task = SimpleNamespace(
+        dag_id="hpc_batch", run_id="e1", dag_run=RUN, task=SimpleNamespace(start_trigger_args=arguments)
+    )
+    on_task_instance_failed(None, task, RuntimeError("it failed"))
+    assert asked() == set()
+    on_task_instance_failed(None, task, BY_HAND)
+    assert asked() == {"a1"}
