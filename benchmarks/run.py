@@ -220,7 +220,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=[*DAGS, ADMISSION], default=[*DAGS, ADMISSION])
     parser.add_argument("--requests", type=int, default=2000, help="requests for the small queue")
     parser.add_argument("--queue", type=int, default=50, help="jobs that the small queue takes")
-    parser.add_argument("--job-seconds", type=float, default=6.0, help="seconds of a job in the small queue")
+    parser.add_argument("--job-seconds", type=float, default=8.0, help="seconds of a job in the small queue")
     parser.add_argument("--output", type=Path, default=PROJECT / "build" / "bench.json")
     return parser.parse_args(arguments)
 
