@@ -74,6 +74,7 @@ class TestSQLite(AdmitterContract):
         await one.settle()
         killed.cancel()
         await asyncio.gather(killed, return_exceptions=True)
+        await until(lambda: not one.admitter._release)
         await one.end("first")
         assert (await asyncio.wait_for(two.submit("other"), 10)).native_id
         # And run again, it waits where it was.
