@@ -1,7 +1,7 @@
 """``airflow airavata …``: the commands' names and arguments.
 
-Imported for every ``airflow`` command, whatever it is: the work is in ``cli_commands``, which is imported when one
-of these runs.
+Imported for every ``airflow`` command, whatever it is: the work is in ``cli_commands`` and ``cli_queues``,
+which are imported when one of these runs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand,
 
 _arg: Callable[..., Arg] = Arg  # Airflow's own has no types
 _COMMANDS = "airavata_provider.cli_commands"
+_QUEUE_COMMANDS = "airavata_provider.cli_queues"
 
 _EXPERIMENT_ID = _arg(("experiment_id",), help="the experiment's id, which is its DAG run's id")
 _PATTERN = _arg(("--pattern",), help="the execution pattern, where the id alone does not tell")
@@ -112,6 +113,47 @@ _VALIDATE = ActionCommand(
     ),
 )
 
+_RESOURCE = _arg(("resource",), help="a compute resource of the catalog")
+_QUEUE = _arg(("--queue",), help="one of its queues alone; default: the whole resource")
+
+_DRAIN = ActionCommand(
+    name="drain",
+    help="Let no new jobs go to a resource or a queue, now or for a time",
+    description=(
+        "Experiments go on, but their jobs wait until it is taken back or over; jobs that are there already stay. "
+        "A moment is a date and time (2030-01-31T08:00, of the local time zone where none is given) or a time "
+        "from now (30m, 8h, 2d)."
+    ),
+    func=lazy_load_command(f"{_QUEUE_COMMANDS}.drain"),
+    args=(
+        _RESOURCE,
+        _QUEUE,
+        _arg(("--down",), action="store_true", help="call it down instead of draining"),
+        _arg(("--from",), dest="starts", metavar="MOMENT", help="from then on; default: now"),
+        _arg(("--until",), dest="ends", metavar="MOMENT", help="until then; default: until resume"),
+        _arg(("--reason",), default="", help="for the people who wait"),
+        _VERBOSE,
+    ),
+)
+
+_RESUME = ActionCommand(
+    name="resume",
+    help="Take back what drain said, also for times to come, and what schedulers' refusals taught",
+    func=lazy_load_command(f"{_QUEUE_COMMANDS}.resume"),
+    args=(_RESOURCE, _QUEUE, _VERBOSE),
+)
+
+_QUEUES = ActionCommand(
+    name="queues",
+    help="Show each queue: our jobs there, their limit, how many wait, what was said of it",
+    func=lazy_load_command(f"{_QUEUE_COMMANDS}.queues"),
+    args=(
+        _arg(("resource",), nargs="?", help="one compute resource alone"),
+        _OUTPUT,
+        _VERBOSE,
+    ),
+)
+
 
 def get_airavata_cli_commands() -> list[CLICommand]:
     """What Airflow adds to its own commands."""
@@ -119,6 +161,6 @@ def get_airavata_cli_commands() -> list[CLICommand]:
         GroupCommand(
             name="airavata",
             help="Run experiments on clusters",
-            subcommands=(_SUBMIT, _SCRIPT, _STATUS, _HISTORY, _CANCEL, _VALIDATE),
+            subcommands=(_SUBMIT, _SCRIPT, _STATUS, _HISTORY, _CANCEL, _VALIDATE, _DRAIN, _RESUME, _QUEUES),
         )
     ]

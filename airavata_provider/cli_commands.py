@@ -40,7 +40,7 @@ LOOK_S = 1.0
 """Seconds between two looks while waiting."""
 
 
-def _command(work: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
+def command(work: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
     """A command as Airflow calls it: our errors become one message and the exit code 1."""
 
     @functools.wraps(work)
@@ -48,7 +48,7 @@ def _command(work: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
         try:
             code = work(args)
         except AiravataError as error:
-            _say(str(error), error=True)
+            say(str(error), error=True)
             code = 1
         if code:
             sys.exit(code)
@@ -57,7 +57,7 @@ def _command(work: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
     return logged(suppress_logs_and_warning(providers_configuration_loaded(run)))
 
 
-@_command
+@command
 def submit(args: Namespace) -> int:
     """Check an experiment and start it."""
     deployment = get_deployment()
@@ -65,26 +65,26 @@ def submit(args: Namespace) -> int:
     changed = {"id": args.id, "pattern": args.pattern}
     conf = experiment.to_conf() | {name: value for name, value in changed.items() if value is not None}
     experiment = Experiment.from_conf(conf, experiment_id=args.id)
-    run = runs.create_run(deployment.fit(experiment), via="cli", by=_user())
+    run = runs.create_run(deployment.fit(experiment), via="cli", by=user_name())
     plain = args.output == "plain"
-    _say(f"Experiment {run.id} runs as {run.dag_id}.", error=not plain)
+    say(f"Experiment {run.id} runs as {run.dag_id}.", error=not plain)
     if not args.wait:
         if not plain:
-            _say_json({"id": run.id, "dag_id": run.dag_id, "state": _state(run, [])})
+            say_json({"id": run.id, "dag_id": run.dag_id, "state": _state(run, [])})
         return 0
     try:
-        report = _with_store(lambda store: _follow(run, store, error=not plain))
+        report = with_store(lambda store: _follow(run, store, error=not plain))
     except KeyboardInterrupt:
-        _say(f"\nIt goes on; see: airflow airavata status {run.id} --pattern {run.dag_id}", error=True)
+        say(f"\nIt goes on; see: airflow airavata status {run.id} --pattern {run.dag_id}", error=True)
         return 130
     if plain:
         _say_end(report)
     else:
-        _say_json(report)
+        say_json(report)
     return 0 if report["state"] == runs.ExperimentState.COMPLETED else 1
 
 
-@_command
+@command
 def script(args: Namespace) -> int:
     """Print an experiment's job scripts."""
     deployment = get_deployment()
@@ -94,33 +94,33 @@ def script(args: Namespace) -> int:
     resolved = deployment.fit(Experiment.from_conf(conf, experiment_id=None))
     for preview in previews(resolved):
         for fault in preview.left_out:
-            _say(f"task {preview.task}: {fault.where} is left out: {fault.message}", error=True)
-        _say(preview.script.rstrip("\n"))
+            say(f"task {preview.task}: {fault.where} is left out: {fault.message}", error=True)
+        say(preview.script.rstrip("\n"))
         for name, text in preview.files.items():
-            _say(f"\n# --- {name}, beside the script\n{text.rstrip()}")
+            say(f"\n# --- {name}, beside the script\n{text.rstrip()}")
     return 0
 
 
-@_command
+@command
 def status(args: Namespace) -> int:
     """Show an experiment."""
     run = _find(args)
-    report = _with_store(lambda store: runs.experiment_report(run, store, now=datetime.now(UTC)))
+    report = with_store(lambda store: runs.experiment_report(run, store, now=datetime.now(UTC)))
     if args.output == "json":
-        _say_json(report)
+        say_json(report)
         return 0
-    _say(f"{report['id']} ({report['dag_id']}): {report['state']}")
+    say(f"{report['id']} ({report['dag_id']}): {report['state']}")
     for line in progress({}, seen(report)):
-        _say(f"  {line}")
+        say(f"  {line}")
     for job in report["jobs"]:
-        _say(f"  job {job['name']} on {job['resource']}: {job['state'] or job['submission']}{_about(job)}")
+        say(f"  job {job['name']} on {job['resource']}: {job['state'] or job['submission']}{_about(job)}")
         for event in job["events"]:
-            _say(f"    {_clock(event['at'])} {event['source']}: {event['state']} ({event['effect']})")
+            say(f"    {_clock(event['at'])} {event['source']}: {event['state']} ({event['effect']})")
     _say_end(report)
     return 0
 
 
-@_command
+@command
 def history(args: Namespace) -> int:
     """Show a job's history and explain it."""
 
@@ -133,58 +133,58 @@ def history(args: Namespace) -> int:
             raise AiravataError(f"no job {args.job!r}", advice="airflow airavata status ID shows what there is")
         return jobs[0], explain(jobs[0], await store.events(jobs[0].name))
 
-    job, lines = _with_store(read)
+    job, lines = with_store(read)
     if args.output == "json":
-        _say_json({"job": asdict(job), "events": [asdict(line) for line in lines], "summary": summary(job, lines)})
+        say_json({"job": asdict(job), "events": [asdict(line) for line in lines], "summary": summary(job, lines)})
         return 0
-    _say(f"{job.name}: {job.native_id or 'without an id'} on {job.resource}, in {job.directory}")
+    say(f"{job.name}: {job.native_id or 'without an id'} on {job.resource}, in {job.directory}")
     for line in lines:
-        _say(f"  {told(line)}")
-    _say(summary(job, lines) + (f": {job.reason}" if job.reason and job.ended_at is not None else ""))
+        say(f"  {told(line)}")
+    say(summary(job, lines) + (f": {job.reason}" if job.reason and job.ended_at is not None else ""))
     if job.state is JobState.UNKNOWN:
-        _say(f"Last words: {last_words(line.event for line in lines)}")
+        say(f"Last words: {last_words(line.event for line in lines)}")
     return 0
 
 
-@_command
+@command
 def cancel(args: Namespace) -> int:
     """End an experiment and its jobs."""
     run = _find(args)
-    return _with_store(lambda store: _cancel(run, store, wait_s=None if args.no_wait else args.timeout))
+    return with_store(lambda store: _cancel(run, store, wait_s=None if args.no_wait else args.timeout))
 
 
-@_command
+@command
 def validate(args: Namespace) -> int:
     """Check patterns, catalogs and experiments."""
     checked, faults = validate_paths(args.paths) if args.paths else validate_deployment()
     if args.output == "json":
         told = [{"where": fault.where, "message": fault.message} for fault in faults]
-        _say_json({"checked": checked, "faults": told})
+        say_json({"checked": checked, "faults": told})
     else:
         for fault in faults:
-            _say(str(fault))
-        _say(f"{len(checked)} checked, {len(faults)} faults")
+            say(str(fault))
+        say(f"{len(checked)} checked, {len(faults)} faults")
     return 1 if faults else 0
 
 
 async def _cancel(run: runs.Run, store: JobStore, *, wait_s: float | None) -> int:
-    jobs = await runs.cancel_experiment(run, store, by=_user() or "the command line")
+    jobs = await runs.cancel_experiment(run, store, by=user_name() or "the command line")
     if run.over and not jobs:
-        _say(f"{run.id} is over already: {_state(run, await store.jobs_of(run.dag_id, run.id, run.born))}.")
+        say(f"{run.id} is over already: {_state(run, await store.jobs_of(run.dag_id, run.id, run.born))}.")
         return 0
     if wait_s is None or not jobs:
         ending = f"; the end of {len(jobs)} jobs is on record" if jobs else ""
-        _say(f"{run.id} is marked as failed{ending}.")
+        say(f"{run.id} is marked as failed{ending}.")
         return 0
-    _say(f"{run.id} is marked as failed; waiting for the end of {len(jobs)} jobs.")
+    say(f"{run.id} is marked as failed; waiting for the end of {len(jobs)} jobs.")
     try:
         async with asyncio.timeout(wait_s):
             ended = await asyncio.gather(*(store.wait(job.name, until=_gone) for job in jobs))
     except (TimeoutError, DeadlineExceeded):
-        _say("Not all have ended yet. It is repeated; see airflow airavata status.", error=True)
+        say("Not all have ended yet. It is repeated; see airflow airavata status.", error=True)
         return 1
     for job in ended:
-        _say(f"Job {job.name} ({job.native_id or 'never submitted'}): {job.state or job.submission}")
+        say(f"Job {job.name} ({job.native_id or 'never submitted'}): {job.state or job.submission}")
     return 0
 
 
@@ -215,7 +215,7 @@ async def _follow(run: runs.Run, store: JobStore, *, error: bool) -> dict[str, A
         report = await runs.experiment_report(found, store, now=datetime.now(UTC))
         now = seen(report)
         for line in progress(before, now):
-            _say(line, error=error)
+            say(line, error=error)
         before = now
         if found.over:
             return report
@@ -258,8 +258,10 @@ def _seconds(task: Mapping[str, Any]) -> str:
 
 
 def _about(job: Mapping[str, Any]) -> str:
-    """How a job ended, in brackets."""
+    """How a job ended, or what it waits for, in brackets."""
     parts = []
+    if job["waiter"] and not (job["admitted_at"] or job["native_id"] or job["ended_at"]):
+        parts.append("waits until it may go; see airflow airavata queues")
     if job["exit_code"] is not None:
         parts.append(f"exit code {job['exit_code']}")
     if job["signal"] is not None:
@@ -273,13 +275,13 @@ def _about(job: Mapping[str, Any]) -> str:
 
 def _say_end(report: Mapping[str, Any]) -> None:
     if report["outputs"]:
-        _say("Outputs:")
+        say("Outputs:")
     for name, address in report["outputs"].items():
         for each in address if isinstance(address, list) else [address]:
-            _say(f"  {name}: {each}")
+            say(f"  {name}: {each}")
     if report["started_at"] and report["ended_at"]:
         took = (report["ended_at"] - report["started_at"]).total_seconds()
-        _say(f"{report['state']} after {took:.1f} s")
+        say(f"{report['state']} after {took:.1f} s")
 
 
 def _find(args: Namespace) -> runs.Run:
@@ -301,7 +303,7 @@ def _state(run: runs.Run, jobs: list[Job]) -> str:
     return runs.experiment_state(run, jobs, datetime.now(UTC)).value
 
 
-def _with_store(work: Callable[[JobStore], Coroutine[Any, Any, T]]) -> T:
+def with_store(work: Callable[[JobStore], Coroutine[Any, Any, T]]) -> T:
     """Run something with the job store, and close it."""
 
     async def whole() -> T:
@@ -316,7 +318,7 @@ def _with_store(work: Callable[[JobStore], Coroutine[Any, Any, T]]) -> T:
     return asyncio.run(whole())
 
 
-def _user() -> str | None:
+def user_name() -> str | None:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no entry in the password database
@@ -327,11 +329,11 @@ def _clock(moment: datetime) -> str:
     return moment.astimezone().strftime("%H:%M:%S")
 
 
-def _say(text: str, *, error: bool = False) -> None:
+def say(text: str, *, error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
     stream.write(text + "\n")
     stream.flush()
 
 
-def _say_json(value: object) -> None:
-    _say(json.dumps(to_jsonable_python(value), indent=2))
+def say_json(value: object) -> None:
+    say(json.dumps(to_jsonable_python(value), indent=2))

@@ -1,4 +1,5 @@
-"""The bench: experiments an hour and seconds for one, beside a plain Airflow DAG and the limit of the host.
+"""The bench: experiments an hour and seconds for one, beside a plain Airflow DAG and the limit of the host; and how
+a queue's limit holds under a burst.
 
 Everything is measured in one run, on the test bed (real sshd, SLURM, PostgreSQL) and one Airflow instance
 with one set of settings. Prints a table, writes ``build/bench.json``; the exit status is 1 when a run failed.
@@ -23,6 +24,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks import admission
 from benchmarks.limit import submissions_per_hour
 from benchmarks.measure import ConnectionCounter, difference, tree_cpu_seconds
 from benchmarks.setup import EXPERIMENT, bench_airflow
@@ -32,6 +34,8 @@ from tests.bed import PROJECT, Bed, start_bed
 
 WEBHOOK = "webhook"
 DAGS = {"plain": "plain", "task": "hpc_batch", "segment": "hpc_batch_fast"}
+ADMISSION = "admission"
+"""A burst for a small queue, without Airflow."""
 TARGETS = {"task": 8.0, "segment": 15.0}
 """Times the plain DAG's throughput."""
 
@@ -230,7 +234,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=300, help="runs in a pattern's burst")
     parser.add_argument("--plain", type=int, default=60, help="runs in the plain DAG's burst")
     parser.add_argument("--lone", type=int, default=5, help="lone runs of each")
-    parser.add_argument("--modes", nargs="+", choices=[*DAGS, WEBHOOK], default=[*DAGS, WEBHOOK])
+    parser.add_argument(
+        "--modes", nargs="+", choices=[*DAGS, WEBHOOK, ADMISSION], default=[*DAGS, WEBHOOK, ADMISSION]
+    )
+    parser.add_argument("--requests", type=int, default=2000, help="requests for the small queue")
+    parser.add_argument("--queue", type=int, default=50, help="jobs that the small queue takes")
+    parser.add_argument("--job-seconds", type=float, default=8.0, help="seconds of a job in the small queue")
     parser.add_argument("--output", type=Path, default=PROJECT / "build" / "bench.json")
     return parser.parse_args(arguments)
 
@@ -239,14 +248,31 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the bench; the exit status."""
     options = parse(arguments)
     started = time.monotonic()
-    result, failed = everything(start_bed(), PROJECT / "build" / "bench", options)
+    bed = start_bed()
+    crowd: dict[str, Any] = {}
+    if ADMISSION in options.modes:
+        say(f"admission: {options.requests} requests for a queue of {options.queue}, a pretended scheduler")
+        crowd = admission.burst(bed, options.requests, options.queue, options.job_seconds)
+        options.modes.remove(ADMISSION)
+    result: dict[str, Any] = {}
+    failed = 0
+    if options.modes:
+        result, failed = everything(bed, PROJECT / "build" / "bench", options)
+    faults = admission.faults(crowd) if crowd else []
+    if crowd:
+        result = {**result, ADMISSION: crowd}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(table(result))
+    if options.modes:
+        print(table(result))
+    if crowd:
+        print(admission.table(crowd))
     say(f"{time.monotonic() - started:.0f} s in all; {options.output}")
     if failed:
         say(f"{failed} runs or calls FAILED")
-    return 1 if failed else 0
+    for fault in faults:
+        say(f"admission: {fault}")
+    return 1 if failed or faults else 0
 
 
 if __name__ == "__main__":

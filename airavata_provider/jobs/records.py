@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import RowMapping, Select, select
 
@@ -24,6 +24,8 @@ from airavata_provider.models.availability import Availability
 from airavata_provider.models.job import TaskRecord, TaskState
 from airavata_provider.models.placement import Placement
 
+T = TypeVar("T")
+
 
 class Records:
     """See the module; :class:`~airavata_provider.jobs.store.JobStore` is the whole."""
@@ -31,7 +33,7 @@ class Records:
     def __init__(self, url: str, pool_size: int) -> None:
         self._engine = make_async_engine(url, pool_size)
         self._writer = GroupWriter(self._engine)
-        self._reads: set[asyncio.Future[Sequence[RowMapping]]] = set()
+        self._reads: set[asyncio.Future[Any]] = set()
 
     async def close(self) -> None:
         """Finish writes and reads, close connections."""
@@ -141,12 +143,15 @@ class Records:
                     rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
             return rows
 
-        reading = asyncio.ensure_future(read())
-        self._reads.add(reading)
-        reading.add_done_callback(self._read_done)
-        return await asyncio.shield(reading)
+        return await self._to_the_end(asyncio.ensure_future(read()))
 
-    def _read_done(self, reading: asyncio.Future[Sequence[RowMapping]]) -> None:
+    async def _to_the_end(self, work: asyncio.Future[T]) -> T:
+        """Its result; it goes on when nobody waits for it any more, see :meth:`_read`."""
+        self._reads.add(work)
+        work.add_done_callback(self._read_done)
+        return await asyncio.shield(work)
+
+    def _read_done(self, reading: asyncio.Future[Any]) -> None:
         self._reads.discard(reading)
         if not reading.cancelled():
             # Whoever waited has the error; when nobody did, nobody needs it.

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from airavata_provider.errors import DeadlineExceeded, JobUnknown
+from airavata_provider.jobs.admissions import Admissions
 from airavata_provider.jobs.arrays import elements_of
 from airavata_provider.jobs.queries import Queries
+from airavata_provider.jobs.rounds import waits
 from airavata_provider.jobs.unit import Unit, Work
 from airavata_provider.jobs.watch import Watcher, listen
 from airavata_provider.models.job import (
@@ -34,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 _SETTLED = frozenset({SubmissionState.SUBMITTED, SubmissionState.REFUSED})
 
 
-class JobStore(Queries):
+class JobStore(Queries, Admissions):
     """The store of one event loop. Opens nothing before the first call.
 
     :param url: ``sqlite:///…`` or ``postgresql://…``
@@ -52,9 +54,15 @@ class JobStore(Queries):
             interval_s=watch_interval,
             listen=(lambda: listen(self._engine.url)) if postgres else None,
         )
+        self.listeners = self._watcher.listeners
+        """Called when jobs changed, by whomever, for as long as somebody waits for a job."""
+        self.closers: list[Callable[[], Awaitable[None]]] = []
+        """What has to end before the store does."""
 
     async def close(self) -> None:
         """Finish writes, let waiters go with an error, close connections."""
+        for each in self.closers:
+            await each()
         await self._watcher.close()
         await super().close()
 
@@ -217,41 +225,47 @@ class JobStore(Queries):
                 raise JobUnknown(f"no job {name!r}", where="job store") from None
             return job
 
+    def look_at(self, names: Iterable[str]) -> None:
+        """Those of the jobs that somebody waits for have changed: look at once."""
+        self._watcher.look_at(names)
+
     # --- cancelling
 
     async def request_cancel(self, name: str, by: str) -> Job:
         """Note that someone wants the job's end, or the array's and so that of every element; who asked first
-        stays. An ended job has nothing left to cancel.
+        stays. An ended job has nothing left to cancel; one that waits for its admission ends by this.
 
         :raises JobUnknown: no such job
         """
 
         def do(unit: Unit) -> Job:
+            # No scheduler has heard of it: this is its end.
+            waiting = waits(unit.job(name))
             for job in [unit.job(name), *unit.elements(name)]:
                 over = job.submission is SubmissionState.REFUSED or (job.state is not None and job.state.terminal)
                 # An element that ended has nothing to do with the array's end.
-                if job.cancel_requested_at is None and not (over and job.array == name):
-                    unit.save(
-                        replace(
-                            job,
-                            cancel_requested_at=unit.now,
-                            cancel_requested_by=by[:250],
-                            canceled_at=unit.now if over else job.canceled_at,
-                        )
+                if job.cancel_requested_at is not None or (over and job.array == name):
+                    continue
+                if waiting and job.size is None:  # an array's row follows its elements
+                    job, over = unit.append(job, _canceled(job.name))[1], True  # noqa: PLW2901
+                unit.save(
+                    replace(
+                        job,
+                        cancel_requested_at=unit.now,
+                        cancel_requested_by=by[:250],
+                        canceled_at=unit.now if over else job.canceled_at,
                     )
+                )
             return unit.job(name)
 
-        return await self._writer.write(Work("asking for a cancel", do, jobs=(name,), arrays=(name,)))
+        work = Work("asking for a cancel", do, jobs=(name,), arrays=(name,), events=(_canceled(name),))
+        return await self._writer.write(work)
 
     async def canceled(self, name: str) -> Job:
         """The scheduler has the job, or nothing of the array, any more. What ended by itself keeps its end.
 
         :raises JobUnknown: no such job
         """
-
-        def told(job: str) -> JobEvent:
-            at = datetime.now(UTC)
-            return JobEvent(job, EventSource.CANCEL, "canceled", JobState.CANCELED, at, outcome=Outcome.CANCELED)
 
         def do(unit: Unit) -> Job:
             array = unit.job(name)
@@ -260,11 +274,11 @@ class JobStore(Queries):
                     continue
                 # An ended element has no such event: nothing but an end that was lost could bring it here.
                 if job.state is None or not job.state.terminal:
-                    job = unit.append(job, told(job.name))[1]  # noqa: PLW2901
+                    job = unit.append(job, _canceled(job.name))[1]  # noqa: PLW2901
                 unit.save(replace(job, canceled_at=job.canceled_at or unit.now))
             return unit.job(name)
 
-        work = Work("saving a cancel", do, jobs=(name,), arrays=(name,), events=(told(name),))
+        work = Work("saving a cancel", do, jobs=(name,), arrays=(name,), events=(_canceled(name),))
         return await self._writer.write(work)
 
 
@@ -311,6 +325,12 @@ def _submitted_as(name: str, native_id: str, at: datetime) -> JobEvent:
         at=at,
         native_id=native_id,
     )
+
+
+def _canceled(name: str) -> JobEvent:
+    """News that no scheduler has a job, any more or yet, whose end was asked for."""
+    at = datetime.now(UTC)
+    return JobEvent(name, EventSource.CANCEL, "canceled", JobState.CANCELED, at, outcome=Outcome.CANCELED)
 
 
 def _accepted(job: Job, native_id: str, at: datetime) -> Job:

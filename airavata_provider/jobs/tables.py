@@ -115,6 +115,7 @@ job = Table(
     Column("tally", JSON(none_as_null=True)),
     Column("request", JSON(none_as_null=True)),
     Column("born", String(64), nullable=False),
+    Column("waiter", String(64), nullable=False),
     UniqueConstraint(
         "dag_id",
         "experiment_id",
@@ -215,4 +216,5 @@ availability = Table(
     Column("ends_at", UtcDateTime),
     Column("by", String(250), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("jobs", Integer),
 )

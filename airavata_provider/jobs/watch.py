@@ -65,6 +65,8 @@ class Watcher:
         self._waiters: dict[str, set[_Waiter]] = {}
         self._look_at: set[str] = set()
         self._seen: dict[str, int] = {}
+        self._noticed: Mapping[str, int] = {}
+        self.listeners: set[Callable[[], None]] = set()
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -103,6 +105,12 @@ class Watcher:
             if not self._waiters:
                 self._kick.set()
 
+    def look_at(self, names: Iterable[str]) -> None:
+        """Those of the jobs that are waited for have changed: look at once."""
+        self._look_at.update(name for name in names if name in self._waiters)
+        if self._look_at:
+            self._kick.set()
+
     async def close(self) -> None:
         """Let all waiters go with an error."""
         self._closed = True
@@ -133,7 +141,9 @@ class Watcher:
         failures = 0
         while self._waiters:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._kick.wait(), max(0.0, next_look - loop.time()))
+                # Not wait_for, which in Python 3.11 can swallow a cancel: closing would wait for ever.
+                async with asyncio.timeout_at(next_look):
+                    await self._kick.wait()
             self._kick.clear()
             try:
                 if loop.time() >= next_full:
@@ -144,6 +154,9 @@ class Watcher:
                 if loop.time() >= next_look and self._waiters:
                     began = datetime.now(UTC)
                     changed = await self._changed_since(since - timedelta(seconds=OVERLAP_S))
+                    if any(version > self._noticed.get(name, 0) for name, version in changed.items()):
+                        self._tell()
+                    self._noticed = changed
                     names = {name for name in self._waiters if changed.get(name, 0) > self._seen.get(name, 0)}
                     await self._look_at_names(names)
                     since = began
@@ -184,6 +197,10 @@ class Watcher:
                 except Exception as error:  # the waiter's own test failed: it is told, the others go on
                     waiter.result.set_exception(error)
 
+    def _tell(self) -> None:
+        for listener in tuple(self.listeners):
+            listener()
+
     async def _hear(self) -> None:
         assert self._listen is not None  # noqa: S101 -- only started with one
         failures = 0
@@ -192,10 +209,9 @@ class Watcher:
                 async for names in self._listen():
                     failures = 0
                     # Nothing was heard before now: look at everybody once.
-                    heard = names or list(self._waiters)
-                    self._look_at.update(name for name in heard if name in self._waiters)
-                    if self._look_at:
-                        self._kick.set()
+                    self.look_at(names or list(self._waiters))
+                    if names:
+                        self._tell()
             except Exception as error:  # whatever it is, the interval's query goes on without it
                 _LOG.warning("No news from the database's notifications: %s", type(error).__name__)
             await asyncio.sleep(_BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)])

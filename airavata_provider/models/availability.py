@@ -1,4 +1,4 @@
-"""What people say about compute resources: drained for now, down until then. Data only, no Airflow, no I/O."""
+"""What is said about compute resources: drained for now, down until then, full. Data only, no Airflow, no I/O."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ class AvailabilityState(StrEnum):
     DOWN = "down"
     """Nothing can be asked of it."""
 
+    FULL = "full"
+    """Its scheduler refused a job because too many are there: said by admission, and believed less and less
+    (``jobs.admission.learned``)."""
+
 
 @dataclass(frozen=True)
 class Availability:
@@ -29,6 +33,7 @@ class Availability:
     :param by: who said so
     :param reason: for people
     :param id: its key; "" until it is stored
+    :param jobs: of a full one: how many jobs of ours were there
     """
 
     resource: str
@@ -39,6 +44,7 @@ class Availability:
     by: str = ""
     reason: str = ""
     id: str = ""
+    jobs: int | None = None
 
     def holds(self, at: datetime) -> bool:
         """Whether it is so at that moment."""

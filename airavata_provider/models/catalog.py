@@ -1,8 +1,9 @@
-"""The catalog: every compute resource, storage resource and application that a deployment knows.
+"""The catalog: every compute resource, storage resource and application that a deployment knows, and what gateways
+may use.
 
 Several files in several folders are one catalog; a file is a mapping with ``compute_resources:``,
-``storage_resources:`` and ``applications:``, each from name to entry. It is loaded whole or not at all, and a
-catalog that loads fits together: what one entry names exists.
+``storage_resources:``, ``applications:`` and ``gateways:``, each from name to entry. It is loaded whole or not at
+all, and a catalog that loads fits together: what one entry names exists.
 
 Imports no Airflow; reads the files in the folders it is given.
 """
@@ -18,17 +19,19 @@ from pydantic import ValidationError
 
 from airavata_provider.errors import CatalogError, Fault, FaultyInput
 from airavata_provider.models.application import Application
+from airavata_provider.models.gateway import Gateway
 from airavata_provider.models.resource import ComputeResource, StorageResource
 from airavata_provider.models.source import Document, faults_of, read_yaml
 from airavata_provider.models.values import suggestion
 
-Entry = ComputeResource | StorageResource | Application
+Entry = ComputeResource | StorageResource | Application | Gateway
 _T = TypeVar("_T", ComputeResource, StorageResource, Application)
 
 _SECTIONS: Mapping[str, type[Entry]] = {
     "compute_resources": ComputeResource,
     "storage_resources": StorageResource,
     "applications": Application,
+    "gateways": Gateway,
 }
 
 
@@ -39,6 +42,7 @@ class Catalog:
     compute_resources: Mapping[str, ComputeResource] = field(default_factory=dict)
     storage_resources: Mapping[str, StorageResource] = field(default_factory=dict)
     applications: Mapping[str, Application] = field(default_factory=dict)
+    gateways: Mapping[str, Gateway] = field(default_factory=dict)
 
     def application(self, name: str) -> Application:
         """:raises CatalogError: there is none of that name."""
@@ -155,6 +159,13 @@ class _Reader:
                     near = suggestion(deployment.queue, resource.queues)
                     message = f"{where} has no queue {deployment.queue!r}{near}"
                     faults.append(document.fault((*location, "queue"), message))
+        for name, gateway in self.entries["gateways"].items():
+            assert isinstance(gateway, Gateway)  # noqa: S101  # by the section
+            for where in gateway.resources:
+                if where not in resources:
+                    place = ("gateways", name)
+                    message = f"no such compute resource{suggestion(where, resources)}"
+                    faults.append(self._documents[place].fault((*place, "resources", where), message))
         defaults = [
             name
             for name, storage in self.entries["storage_resources"].items()

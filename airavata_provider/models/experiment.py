@@ -66,6 +66,11 @@ class Priority(StrEnum):
     HIGH = "HIGH"
     URGENT = "URGENT"
 
+    @property
+    def level(self) -> int:
+        """0 for LOW to 3 for URGENT."""
+        return list(Priority).index(self)
+
 
 def _clock_text(value: object) -> str:
     return clock(walltime_seconds(value))

@@ -142,7 +142,7 @@ class Job:
     :param cancel_requested_by: who
     :param canceled_at: when the scheduler agreed
     :param outcome: what kind of end, or of waiting, it is; :data:`~airavata_provider.models.outcome.ADVICE` follows
-    :param priority: its experiment's weight; the heavier job goes first
+    :param priority: its experiment's priority as a number, 0 (LOW) to 3 (URGENT)
     :param admitted_at: when admission let it go to its resource; None while it waits for that
     :param array: the name of the array whose element it is
     :param element: its index there
@@ -153,6 +153,7 @@ class Job:
     :param request: what the scheduler was asked for, as JSON, without secrets; None for an element: its array's. Of
         a job that somebody else submitted: its ``name`` there, where that is known
     :param born: when its DAG run was made (:class:`~airavata_provider.models.identity.TaskIdentity`)
+    :param waiter: the admitter (``jobs.admitter``) in whose process a task waits for its admission; "" for none
     """
 
     name: str
@@ -194,6 +195,7 @@ class Job:
     tally: Mapping[str, int] | None = None
     request: Mapping[str, Any] | None = None
     born: str = ""
+    waiter: str = ""
     offset: int = 0
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -43,7 +43,8 @@ class Queue(JobOptions):
     :param max_cpus: processors per job, in all
     :param max_memory_mb: MiB per node
     :param max_gpus: GPUs per node
-    :param max_jobs: jobs of ours waiting and running
+    :param max_jobs: jobs of ours there at a time, waiting in the scheduler's queue and running; more wait with us
+    :param arrays_count_as: whether an array counts as its ``elements`` or as ``one`` job
     :param cpus_per_node: processors of one node
     :param default_walltime: seconds, for requests that name none; written like ``max_walltime``
     :param export: names of variables of the login shell that reach the job, ``ALL``, or none; None: the scheduler's
@@ -62,6 +63,7 @@ class Queue(JobOptions):
     max_memory_mb: Count | None = None
     max_gpus: CountOrNone | None = None
     max_jobs: Count | None = None
+    arrays_count_as: Literal["elements", "one"] = "elements"
     cpus_per_node: Count | None = None
     default_nodes: Count = 1
     default_cpus: Count = 1
@@ -180,6 +182,7 @@ class ComputeResource(Reachable):
         start at the catalog file, for hosts that share this one's file system
     :param queues: by name; none: the resource has no queues
     :param default_queue: for requests that name none; the only queue is its own default
+    :param max_jobs: jobs of ours in all its queues at a time
     :param account: allocation to charge when neither request nor queue names one
     :param shell: interpreter of the job scripts
     :param reservations: by the scheduler's name for them; where some are here, no other can be asked for
@@ -196,6 +199,7 @@ class ComputeResource(Reachable):
     scratch: Text
     queues: Mapping[str, Queue] = Field(default_factory=dict)
     default_queue: Text | None = None
+    max_jobs: Count | None = None
     account: Text | None = None
     module_system: Annotated[ModuleSystem, BeforeValidator(lambda v: {"type": v} if isinstance(v, str) else v)] = (
         ModuleSystem()

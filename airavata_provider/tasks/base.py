@@ -9,9 +9,11 @@ Imports no Airflow. Hosts (the triggerer, a worker) live in ``triggers``.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -21,6 +23,7 @@ from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.monitors.relay import directory_url
 
 if TYPE_CHECKING:
+    from airavata_provider.jobs.admitter import Admitter
     from airavata_provider.jobs.store import JobStore
     from airavata_provider.models.experiment import Experiment, ResolvedExperiment
     from airavata_provider.models.resource import ComputeResource
@@ -77,8 +80,37 @@ class Services(ABC):
         """The secret that lets a caller speak for that job alone."""
 
     @abstractmethod
+    def admitter(self) -> Admitter:
+        """Where jobs wait until they may be submitted."""
+
+    @abstractmethod
     async def watch(self) -> None:
         """See to it that somebody polls the clusters and repeats cancellations while this process waits."""
+
+
+class Deadline:
+    """A task's deadline, which does not run while others are waited for.
+
+    :param scope: the time-out that keeps it; None: there is none
+    """
+
+    def __init__(self, scope: asyncio.Timeout | None = None) -> None:
+        self._scope = scope
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time within does not count."""
+        end = self._scope.when() if self._scope is not None else None
+        if self._scope is None or end is None:
+            yield
+            return
+        clock = asyncio.get_running_loop().time
+        left = end - clock()
+        self._scope.reschedule(None)
+        try:
+            yield
+        finally:
+            self._scope.reschedule(clock() + left)
 
 
 @dataclass(frozen=True)
@@ -94,6 +126,7 @@ class TaskContext(Generic[P]):
     :param directory: the experiment's directory there, absolute
     :param services: the outside world
     :param log: this task's log
+    :param deadline: how long it may take
     """
 
     identity: TaskIdentity
@@ -105,6 +138,7 @@ class TaskContext(Generic[P]):
     directory: str
     services: Services
     log: logging.Logger
+    deadline: Deadline = field(default_factory=Deadline)
 
 
 @dataclass(frozen=True)

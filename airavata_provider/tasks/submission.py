@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from airavata_provider.errors import ExperimentRefused, JobCanceled
+from airavata_provider.errors import (
+    ExperimentRefused,
+    JobCanceled,
+    SchedulerError,
+    SSHError,
+    SubmissionRefused,
+    SubmissionUncertain,
+)
+from airavata_provider.models.experiment import Priority
 from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import Job, SubmissionState
 from airavata_provider.models.resource import ComputeResource, Unsupported
@@ -136,28 +144,54 @@ class Submit(Task[SubmitParameters]):
         from airavata_provider.schedulers.registry import scheduler
         from airavata_provider.schedulers.script import Webhook
 
-        if job.cancel_requested_at is not None and job.submission is not SubmissionState.SUBMITTED:
-            raise JobCanceled(
-                f"its end was asked for by {job.cancel_requested_by} before it was submitted", where=job.name
-            )
         services, resource = context.services, context.resource
         url = services.webhook_url(resource, job.name) if context.parameters.webhook else None
-        return await submit(
-            await services.host(resource),
-            scheduler(resource.scheduler),
-            request,
-            store=services.store,
-            job=job,
-            first=first,
-            webhook=Webhook(url, services.webhook_token(job.name)) if url else None,
-            log=context.log,
-        )
+
+        async def send() -> str:
+            return await submit(
+                await services.host(resource),
+                scheduler(resource.scheduler),
+                request,
+                store=services.store,
+                job=job,
+                first=first,
+                webhook=Webhook(url, services.webhook_token(job.name)) if url else None,
+                log=context.log,
+            )
+
+        admitter = services.admitter()
+        if job.submission is SubmissionState.REFUSED and job.cancel_requested_at is None:
+            job = await admitter.again(job, "tried again")
+        # Of a job that an earlier run may have submitted nobody knows that it is not there.
+        ours = first or job.admitted_at is None
+        while True:
+            with context.deadline.paused():
+                job = await admitter.wait(job, context.log)
+            if job.cancel_requested_at is not None and job.submission is not SubmissionState.SUBMITTED:
+                raise JobCanceled(
+                    f"its end was asked for by {job.cancel_requested_by} before it was submitted", where=job.name
+                )
+            try:
+                return await send()
+            except SubmissionRefused as refusal:
+                if not refusal.transient:
+                    raise
+                context.log.info("Not now, says the scheduler: %s. Waiting until there is room", refusal.message)
+                job, first = await admitter.later(job, refusal.message), False
+            except SubmissionUncertain:
+                raise
+            except (SSHError, SchedulerError):
+                # Nothing was submitted: while this task waits for its next try, others may go.
+                if ours:
+                    await admitter.leave(job)
+                raise
 
     async def _run_arrays(self, context: TaskContext[SubmitParameters], request: JobRequest) -> TaskResult:
         """Submit the arrays of this attempt, or find them; of a cleared task, arrays of what did not complete."""
         from airavata_provider.jobs.arrays import to_retry
 
-        store, resource = context.services.store, context.resource
+        services, resource = context.services, context.resource
+        store = services.store
         attempts = await store.attempts(context.identity)
         places: Sequence[int] = ()
         attempt = attempts[-1].attempt if attempts else 0
@@ -178,7 +212,8 @@ class Submit(Task[SubmitParameters]):
             arrays = intents(job, context.identity, places, resource.max_array_size)
             for number, (each, indices) in enumerate(arrays):
                 asked = part(request, each.name, each.offset, indices, beside=len(arrays))
-                arrays[number] = replace(each, request=recorded(asked)), indices
+                stamped = await services.admitter().stamp(replace(each, size=len(indices)))
+                arrays[number] = replace(stamped, request=recorded(asked)), indices
             made = await store.intend_arrays(arrays)
             first = {array.name for array in made if array.created_at == job.created_at}
             attempts = await store.attempts(context.identity)
@@ -231,7 +266,8 @@ class Submit(Task[SubmitParameters]):
             return last, False
         if last is not None:
             await end_and_wait(context, last)
-        intent = self._intent(context, last.attempt + 1 if last is not None else 1, request)
+        attempt = last.attempt + 1 if last is not None else 1
+        intent = await context.services.admitter().stamp(self._intent(context, attempt, request))
         job = await store.intend(intent)
         # Equal to the microsecond: nobody else saved it before us.
         return job, job.created_at == intent.created_at
@@ -248,7 +284,8 @@ class Submit(Task[SubmitParameters]):
             gateway=experiment.gateway if experiment else "",
             user=experiment.user if experiment else "",
             resource=context.resource.name,
-            queue=context.parameters.queue,
+            queue=_queue(context),
+            priority=(experiment.priority if experiment else Priority.NORMAL).level,
             directory=context.directory,
             walltime_s=context.parameters.walltime_s,
             try_number=context.try_number,
@@ -262,6 +299,11 @@ async def latest_jobs(store: JobStore, task: TaskIdentity) -> list[Job]:
     """The job of a submission task's highest attempt, or its arrays."""
     attempts = await store.attempts(task)
     return [job for job in attempts if job.attempt == attempts[-1].attempt]
+
+
+def _queue(context: TaskContext[SubmitParameters]) -> str | None:
+    """The queue as the scheduler knows it, also where it is the default one."""
+    return context.parameters.queue or context.resource.queue().name
 
 
 def request_of(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from airavata_provider.models.experiment import Experiment, ResolvedExperiment, 
 from airavata_provider.models.identity import TaskIdentity, birth, experiment_directory
 from airavata_provider.models.job import TaskRecord, TaskState
 from airavata_provider.models.template import render
-from airavata_provider.tasks.base import Parameters, TaskContext, TaskResult
+from airavata_provider.tasks.base import Deadline, Parameters, TaskContext, TaskResult
 from airavata_provider.tasks.registry import task_type
 from airavata_provider.triggers.services import HostServices
 
@@ -203,8 +203,8 @@ async def _run_task(
     try:
         context = make_context(segment, task, experiment, resolved, fresh)
         try:
-            async with asyncio.timeout(task.deadline_s):
-                result = await task_type(task.type).run(context)
+            async with asyncio.timeout(task.deadline_s) as scope:
+                result = await task_type(task.type).run(replace(context, deadline=Deadline(scope)))
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"not done after {task.deadline_s:g} s" if task.deadline_s else "timed out",

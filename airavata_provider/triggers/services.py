@@ -19,6 +19,7 @@ from airavata_provider.models.catalog_folders import CatalogFolders
 from airavata_provider.tasks.base import Services, webhook_url
 
 if TYPE_CHECKING:
+    from airavata_provider.jobs.admitter import Admitter
     from airavata_provider.jobs.poller import Way
     from airavata_provider.models.resource import ComputeResource, Reachable
     from airavata_provider.ssh.host import Host
@@ -39,6 +40,12 @@ class HostServices(Services):
 
         :raises CatalogError: they have faults, and had some whenever this process looked
         """
+
+    def admitter(self) -> Admitter:
+        from airavata_provider.jobs.admission import limits_of
+        from airavata_provider.jobs.admitter import get_admitter
+
+        return get_admitter(self.store, lambda: limits_of(self.catalog()))
 
 
 class AirflowServices(HostServices):

@@ -368,6 +368,15 @@ def test_history_of_what_nobody_can_tell_has_every_last_word(
     assert ": ACTIVE; poll at" in words
 
 
+def test_status_tells_of_a_job_that_waits_with_us(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:
+    in_store(lambda store: store.intend(make_job(waiter="somebody")))
+    assert call("status", "e1") == 0
+    assert "INTENDED (waits until it may go" in capsys.readouterr().out
+    in_store(lambda store: store.readmit("ajob", NOW, "", ""))
+    assert call("status", "e1") == 0
+    assert "waits until" not in capsys.readouterr().out
+
+
 def test_an_id_that_nobody_or_that_several_have(
     airflow: Airflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,6 +117,8 @@ NAMES: Mapping[str, Callable[[], set[str]]] = {
     "output": lambda: model_fields(f"{_APPLICATION}.OutputField"),
     "deployment": lambda: model_fields(f"{_APPLICATION}.Deployment") - set(JobOptions.model_fields),
     "container": lambda: model_fields(f"{_APPLICATION}.Container"),
+    "gateway": lambda: model_fields("models.gateway.Gateway") - {"name"},
+    "gateway on resource": lambda: model_fields("models.gateway.GatewayOnResource"),
     "pattern": lambda: set(_PatternModel.model_fields),
     "task": lambda: set(_TaskModel.model_fields),
     "variables": lambda: set(TEMPLATE_NAMES),

@@ -66,6 +66,7 @@ def upgrade() -> None:
         sa.Column("tally", sa.JSON(), nullable=True),
         sa.Column("request", sa.JSON(), nullable=True),
         sa.Column("born", sa.String(length=64), nullable=False),
+        sa.Column("waiter", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_airavata_job")),
         sa.UniqueConstraint(
             "dag_id",
@@ -135,6 +136,7 @@ def upgrade() -> None:
         sa.Column("ends_at", _moment(), nullable=True),
         sa.Column("by", sa.String(length=250), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("jobs", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_airavata_availability")),
     )
     op.create_table(

@@ -1,0 +1,71 @@
+"""The part of the job store that admission needs: rounds, going back to waiting, what is where.
+
+Imports no Airflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from airavata_provider.jobs.admission import Limits
+from airavata_provider.jobs.engine import WRITES, translated
+from airavata_provider.jobs.records import Records
+from airavata_provider.jobs.rounds import Call, PlaceLoad, Round, place_loads, positions, run_round, sums
+from airavata_provider.jobs.unit import Unit, Work
+from airavata_provider.models.job import Job, SubmissionState
+
+
+class Admissions(Records):
+    """See the module; :class:`~airavata_provider.jobs.store.JobStore` is the whole."""
+
+    async def admit(self, call: Call) -> Round:
+        """One round of admission, see ``jobs.rounds``; committed when it returns."""
+
+        async def work() -> Round:
+            with translated("admitting jobs"):
+                async with self._engine.execution_options(**{WRITES: True}).begin() as connection:
+                    return await run_round(connection, call)
+
+        return await self._to_the_end(asyncio.ensure_future(work()))
+
+    async def readmit(self, name: str, admitted_at: datetime | None, waiter: str, reason: str) -> Job:
+        """A job that certainly is not with its scheduler waits for admission, again; a job of which that is not
+        certain, or whose end was asked for, stays as it is.
+
+        :param admitted_at: when it was let go all the same
+        :param waiter: the admitter where a task waits for it, "" for nobody
+        :raises JobUnknown: no such job
+        """
+
+        def do(unit: Unit) -> Job:
+            job = unit.job(name)
+            over = job.state is not None and job.state.terminal
+            unsure = job.native_id is not None or job.submission is SubmissionState.UNCERTAIN
+            if over or unsure or job.cancel_requested_at is not None:
+                return job
+            for element in unit.elements(name):
+                unit.save(_back(element, reason))
+            job = replace(_back(unit.job(name), reason), admitted_at=admitted_at, waiter=waiter)
+            unit.write_journal(job, reason)
+            return unit.save(job)
+
+        return await self._writer.write(Work("putting a job back", do, jobs=(name,), arrays=(name,)))
+
+    async def positions(self, holder: str) -> dict[str, int]:
+        """Of the jobs that wait by that admitter: which number each one is among those that wait for its place."""
+        rows = await self._read("looking at who waits", positions(holder))
+        return {row["name"]: row["number"] for row in rows}
+
+    async def place_loads(self, limits: Limits) -> list[PlaceLoad]:
+        """What runs and waits in each place where anything does.
+
+        :param limits: how arrays count
+        """
+        rows = await self._read("looking at what is where", sums(datetime.now(UTC)))
+        return place_loads(rows, limits)
+
+
+def _back(job: Job, reason: str) -> Job:
+    return replace(job, submission=SubmissionState.INTENDED, ended_at=None, outcome=None, reason=reason)

@@ -1,0 +1,334 @@
+"""One round of admission as one transaction: count, read the heads of the lines that may move, decide, write.
+
+Rounds of all processes come one after the other: PostgreSQL's advisory lock, SQLite's write lock. So what is counted
+holds until the commit, and no two processes let go what is for one. A round reads sums, and of the jobs that wait
+only as many as could go, however many wait.
+
+What always holds: a job counts from when it is let go until it ends; one that was let go and never came to be
+submitted counts for :data:`GRANT_S`. A job waits only while its waiter's process lives, which the process' lease
+tells: what died with its triggerer holds nobody up.
+
+Imports no Airflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import RowMapping, Select, and_, case, delete, func, or_, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from airavata_provider.jobs import tables
+from airavata_provider.jobs.admission import Hold, Limits, Line, Load, Place, Waiting, decide, full, promising
+from airavata_provider.jobs.rows import availability_from
+from airavata_provider.jobs.unit import Lease, Unit, Work
+from airavata_provider.models.availability import Availability
+from airavata_provider.models.job import Job, SubmissionState
+
+GRANT_S = 1800.0
+"""Seconds in which a job that was let go has to be submitted; well above ``jobs.submission.DEADLINE_S``."""
+
+LEASE_S = 60.0
+"""How long the waiters of a process that died still count as waiting, in seconds."""
+
+MAX_LINES = 64
+MAX_HEADS = 1000
+_LOCK = 0x61697261  # "aira": ours among the database's advisory locks
+_LEASES = "admitter:"
+_NO_QUEUE = ""
+
+_job = tables.job.c
+_queue = func.coalesce(_job.queue, _NO_QUEUE)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a process brings to a round.
+
+    :param holder: the admitter's name
+    :param limits: what the catalog says; what people and schedulers said is read within
+    :param adopt: jobs for which somebody waits in this process now
+    :param release: jobs for which nobody waits here any more
+    :param refused: places whose schedulers refused a job as one too many: their words
+    :param step_s: see ``jobs.admission.full``
+    :param most: at most so many jobs are looked at
+    """
+
+    holder: str
+    limits: Limits
+    adopt: frozenset[str] = frozenset()
+    release: frozenset[str] = frozenset()
+    refused: Mapping[Place, str] | None = None
+    step_s: float = 30.0
+    most: int = MAX_HEADS
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round did.
+
+    :param granted: jobs that were let go
+    :param held: why the others wait, by line
+    :param said: what is said of resources
+    :param more: not everybody who could go was looked at: there should be another round
+    """
+
+    granted: tuple[str, ...]
+    held: Mapping[tuple[str, str, str, str, int], Hold]
+    said: Sequence[Availability]
+    more: bool
+
+
+@dataclass(frozen=True)
+class PlaceLoad:
+    """What is in one place, for people.
+
+    :param running: jobs of ours that were let go and have not ended, counted as the place's limit counts
+    :param waiting: jobs that wait to be let go
+    """
+
+    resource: str
+    queue: str
+    running: int
+    waiting: int
+
+
+async def run_round(connection: AsyncConnection, call: Call) -> Round:
+    """One round, within the caller's transaction, which is one that writes."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    now = datetime.now(UTC)
+    await _present(connection, call, now)
+    said = [availability_from(row) for row in (await connection.execute(select(tables.availability))).mappings()]
+    alive = await _alive(connection, now)
+    rows = (await connection.execute(_sums(now, alive))).mappings().all()
+    news = [
+        full(place, _there(rows, place), words, now, step_s=call.step_s)
+        for place, words in (call.refused or {}).items()
+    ]
+    news = [replace(each, id=_full_id(each)) for each in news]
+    said = [each for each in said if each.id not in {new.id for new in news}] + news
+    limits = replace(call.limits, said=said)
+    running = loads(rows, limits)
+    lines, held = promising(_lines(rows), running, limits, now)
+    more = len(lines) > MAX_LINES
+    lines = lines[:MAX_LINES]
+    heads: list[Waiting] = []
+    if lines:
+        found = (await connection.execute(_heads(lines, alive, call.most))).mappings().all()
+        more = more or len(found) == call.most
+        heads = [_waiting(row, limits) for row in found]
+    grants = decide(heads, running, limits, now)
+    granted: list[str] = []
+    if grants.names or news:
+        unit = await Unit.load(connection, [Work("", lambda _: None, jobs=grants.names)])
+        for name in grants.names:
+            job = unit.find(name)
+            if job is not None and waits(job) and job.cancel_requested_at is None:
+                unit.save(replace(job, admitted_at=now))
+                granted.append(name)
+        for new in news:
+            unit.set_availability(new)
+        await unit.flush(connection)
+    return Round(tuple(granted), {**held, **grants.held}, said, more and bool(granted))
+
+
+def waits(job: Job) -> bool:
+    """Whether a job waits for its admission: certainly nothing of it is with a scheduler."""
+    return (
+        job.admitted_at is None
+        and job.native_id is None
+        and job.ended_at is None
+        and job.submission is SubmissionState.INTENDED
+        and bool(job.waiter)
+    )
+
+
+async def _present(connection: AsyncConnection, call: Call, now: datetime) -> None:
+    """Renew the process' lease, take over the jobs that are waited for here, leave those that are not."""
+    name = _LEASES + call.holder
+    names = call.adopt | call.release
+    unit = await Unit.load(connection, [Work("", lambda _: None, jobs=tuple(names), leases=(name,))])
+    held = unit.lease(name)
+    if held is None or held.expires_at < now + timedelta(seconds=LEASE_S / 2):
+        unit.take_lease(name, Lease(call.holder, now + timedelta(seconds=LEASE_S)))
+        old = tables.lease.c.name.startswith(_LEASES) & (tables.lease.c.expires_at < now - timedelta(hours=1))
+        await connection.execute(delete(tables.lease).where(old))
+    for each in names:
+        job = unit.find(each)
+        waiter = call.holder if each in call.adopt else ""
+        # What another process adopted meanwhile is not ours to leave.
+        if job is None or job.waiter == waiter or (not waiter and job.waiter != call.holder):
+            continue
+        unit.save(replace(job, waiter=waiter))
+    await unit.flush(connection)
+
+
+async def _alive(connection: AsyncConnection, now: datetime) -> list[str]:
+    column = tables.lease.c
+    found = await connection.execute(
+        select(column.holder).where(column.name.startswith(_LEASES), column.expires_at > now)
+    )
+    return list(found.scalars())
+
+
+def _is_waiting(alive: Sequence[str] | None) -> Any:
+    """:param alive: the admitters whose waiters count; None: all"""
+    return and_(
+        _job.ended_at.is_(None),
+        _job.admitted_at.is_(None),
+        _job.native_id.is_(None),
+        _job.submission == SubmissionState.INTENDED.value,
+        _job.cancel_requested_at.is_(None),
+        _job.array.is_(None),
+        _job.waiter != "" if alive is None else _job.waiter.in_(alive),
+    )
+
+
+def _sums(now: datetime, alive: Sequence[str] | None) -> Select[Any]:
+    """What is there and what waits, one row for each line."""
+    there = _job.native_id.is_not(None)
+    gone = or_(
+        there,
+        _job.submission == SubmissionState.UNCERTAIN.value,
+        _job.admitted_at > now - timedelta(seconds=GRANT_S),
+    )
+    is_array = _job.size.is_not(None)
+    plain = and_(_job.array.is_(None), _job.size.is_(None))
+    waiting = _is_waiting(alive)
+
+    def count(*conditions: Any) -> Any:
+        return func.sum(case((and_(*conditions), 1), else_=0))
+
+    line = (_job.resource, _queue, _job.gateway, _job.user, _job.priority)
+    return (
+        select(
+            _job.resource,
+            _queue.label("queue"),
+            _job.gateway,
+            _job.user,
+            _job.priority,
+            count(gone, plain).label("plain"),
+            count(gone, is_array).label("arrays"),
+            count(there, _job.array.is_not(None)).label("elements"),
+            # Until it is submitted, an array counts as its elements, which have no ids yet.
+            func.sum(case((and_(gone, is_array, _job.native_id.is_(None)), _job.size), else_=0)).label("unborn"),
+            count(there, plain).label("there"),
+            count(waiting).label("waiting"),
+            func.min(case((waiting, _job.created_at))).label("since"),
+        )
+        .where(_job.ended_at.is_(None))
+        .group_by(*line)
+        .order_by(*line)
+    )
+
+
+def loads(rows: Sequence[RowMapping], limits: Limits) -> list[Load]:
+    """What is there, counted as each place counts."""
+    found = []
+    for row in rows:
+        one = (row["resource"], row["queue"]) in limits.arrays_as_one
+        jobs = row["plain"] + (row["arrays"] if one else row["elements"] + row["unborn"])
+        if jobs:
+            found.append(Load(row["resource"], row["queue"], row["gateway"], row["user"], int(jobs)))
+    return found
+
+
+def _lines(rows: Sequence[RowMapping]) -> list[Line]:
+    return [
+        Line(
+            row["resource"],
+            row["queue"],
+            row["gateway"],
+            row["user"],
+            row["priority"],
+            row["since"],
+            jobs=int(row["waiting"]),
+        )
+        for row in rows
+        if row["waiting"]
+    ]
+
+
+def _there(rows: Sequence[RowMapping], place: Place) -> int:
+    return sum(int(row["there"] + row["elements"]) for row in rows if (row["resource"], row["queue"]) == place)
+
+
+def _heads(lines: Sequence[tuple[Line, int]], alive: Sequence[str], most: int) -> Select[Any]:
+    """The oldest of each of those lines, the very first ones first."""
+    line = (_job.resource, _queue, _job.gateway, _job.user, _job.priority)
+    number = func.row_number().over(partition_by=line, order_by=(_job.created_at, _job.name)).label("number")
+    ranked = (
+        select(
+            _job.name,
+            _job.resource,
+            _queue.label("queue"),
+            _job.gateway,
+            _job.user,
+            _job.priority,
+            _job.created_at,
+            _job.size,
+            number,
+        )
+        .where(_is_waiting(alive), tuple_(*line).in_([each.key for each, _ in lines]))
+        .subquery()
+    )
+    room = max(room for _, room in lines)
+    return (
+        select(ranked)
+        .where(ranked.c.number <= min(room, most))
+        .order_by(ranked.c.number, ranked.c.created_at, ranked.c.name)
+        .limit(most)
+    )
+
+
+def _waiting(row: RowMapping, limits: Limits) -> Waiting:
+    one = (row["resource"], row["queue"]) in limits.arrays_as_one
+    return Waiting(
+        row["name"],
+        row["resource"],
+        row["queue"],
+        row["gateway"],
+        row["user"],
+        row["priority"],
+        row["created_at"],
+        1 if one or not row["size"] else row["size"],
+    )
+
+
+def positions(holder: str) -> Select[Any]:
+    """``name`` and ``number`` of the jobs that an admitter waits for, among all that wait for their place."""
+    number = (
+        func.row_number()
+        .over(partition_by=(_job.resource, _queue), order_by=(_job.priority.desc(), _job.created_at, _job.name))
+        .label("number")
+    )
+    ranked = select(_job.name, _job.waiter, number).where(_is_waiting(None)).subquery()
+    return select(ranked.c.name, ranked.c.number).where(ranked.c.waiter == holder)
+
+
+def sums(now: datetime) -> Select[Any]:
+    """What is there and what waits, for :func:`place_loads`."""
+    return _sums(now, None)
+
+
+def place_loads(rows: Sequence[RowMapping], limits: Limits) -> list[PlaceLoad]:
+    """The rows of :func:`sums`, by place."""
+    running: dict[Place, int] = {}
+    waiting: dict[Place, int] = {}
+    for load in loads(rows, limits):
+        place = (load.resource, load.queue)
+        running[place] = running.get(place, 0) + load.jobs
+    for row in rows:
+        place = (row["resource"], row["queue"])
+        waiting[place] = waiting.get(place, 0) + int(row["waiting"])
+    return [PlaceLoad(*place, running.get(place, 0), waiting[place]) for place in sorted(waiting)]
+
+
+def _full_id(each: Availability) -> str:
+    digest = hashlib.sha256(f"{each.resource}\0{each.queue}".encode()).hexdigest()
+    return f"full:{digest[:32]}"

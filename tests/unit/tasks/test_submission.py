@@ -1,0 +1,216 @@
+"""The submit task and admission: what waits, what goes back to waiting, what keeps its place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from airavata_provider.errors import ConnectFailed, JobCanceled, SubmissionRefused, SubmissionUncertain
+from airavata_provider.jobs.admission import Limits
+from airavata_provider.jobs.admitter import Admitter
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.identity import TaskIdentity
+from airavata_provider.models.job import Job, JobState, SubmissionState
+from airavata_provider.models.resource import ComputeResource
+from airavata_provider.tasks.base import Deadline, Services, TaskContext
+from airavata_provider.tasks.submission import Submit, SubmitParameters
+from tests.unit.jobs.admitter_contract import FAST, until
+from tests.unit.jobs.factory import make_event, make_job
+
+CLUSTER = ComputeResource.model_validate(
+    {"name": "cluster", "connection": "c", "scheduler": "slurm", "scratch": "/s", "queues": {"debug": {}}}
+)
+LOG = logging.getLogger("tests.submission")
+
+
+class World(Services):
+    """A store, an admitter with limits, and a scheduler that does what the test says."""
+
+    def __init__(self, store: JobStore) -> None:
+        self.store = store
+        self.limits = Limits()
+        self._admitter = Admitter(store, lambda: self.limits, pace=FAST)
+        store.closers.append(self._admitter.close)
+        self.answers: list[str | Exception] = []
+        self.asked: list[bool] = []
+
+    def admitter(self) -> Admitter:
+        return self._admitter
+
+    async def host(self, resource: ComputeResource) -> Any:
+        return None
+
+    async def storage(self, name: str) -> Any:
+        raise NotImplementedError
+
+    def webhook_url(self, resource: ComputeResource, job: str) -> str | None:
+        return None
+
+    def webhook_token(self, job: str) -> str:
+        return ""
+
+    async def watch(self) -> None:
+        pass
+
+    async def submit(self, *_: Any, job: Job, first: bool, **__: Any) -> str:
+        """In the place of ``jobs.submission.submit``."""
+        self.asked.append(first)
+        answer = self.answers.pop(0)
+        if isinstance(answer, SubmissionUncertain):
+            await self.store.uncertain(job.name, answer.message)
+        if isinstance(answer, Exception):
+            raise answer
+        await self.store.submitted(job.name, answer, datetime.now(UTC))
+        return answer
+
+    def context(self, number: int = 1, deadline: Deadline | None = None) -> TaskContext[SubmitParameters]:
+        return TaskContext(
+            identity=TaskIdentity("dag", f"e{number}", "submit"),
+            try_number=1,
+            fresh=False,
+            parameters=SubmitParameters(executable="true"),
+            experiment=None,
+            resource=CLUSTER,
+            directory="/s/e",
+            services=self,
+            log=LOG,
+            deadline=deadline or Deadline(),
+        )
+
+    async def run(self, number: int = 1, deadline: Deadline | None = None) -> str:
+        result = await Submit().run(self.context(number, deadline))
+        return str(result.values["native_id"])
+
+    async def job(self, number: int = 1) -> Job:
+        job = await self.store.latest(TaskIdentity("dag", f"e{number}", "submit"))
+        assert job is not None
+        return job
+
+    async def other(self, name: str) -> None:
+        """Somebody else's job in the default queue, with its scheduler."""
+        await self.store.intend(make_job(name, resource="cluster", queue="debug", admitted_at=datetime.now(UTC)))
+        await self.store.submitted(name, f"id-{name}", datetime.now(UTC))
+
+    async def end(self, name: str) -> None:
+        await self.store.append(make_event(JobState.COMPLETE, 9, job=name))
+
+
+@pytest_asyncio.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    store = JobStore(f"sqlite:///{tmp_path}/jobs.db", watch_interval=0.05)
+    await store.create_tables()
+    made = World(store)
+    monkeypatch.setattr("airavata_provider.jobs.submission.submit", made.submit)
+    yield made
+    await store.close()
+
+
+def waits(world: World) -> Callable[[], bool]:
+    return lambda: world.admitter().waiting == 1
+
+
+def later() -> SubmissionRefused:
+    refusal = SubmissionRefused("QOSMaxSubmitJobPerUserLimit")
+    refusal.transient = True
+    return refusal
+
+
+async def test_a_job_waits_in_the_default_queues_line(world: World) -> None:
+    world.limits = Limits({("cluster", "debug"): 1})
+    await world.other("there")
+    world.answers = ["7"]
+    running = asyncio.create_task(world.run())
+    await until(waits(world))
+    assert world.asked == []
+    await world.end("there")
+    assert await running == "7"
+    # Nobody else made this intent, however long it waited: nothing is to be looked for.
+    assert world.asked == [True]
+
+
+async def test_one_too_many_is_later(world: World) -> None:
+    await world.other("there")
+    world.answers = [later(), "7"]
+    running = asyncio.create_task(world.run())
+    await until(waits(world))
+    assert (await world.job()).submission is SubmissionState.INTENDED
+    await world.end("there")
+    assert await running == "7"
+    assert world.asked == [True, False]
+
+
+async def test_a_refusal_for_good_fails(world: World) -> None:
+    world.answers = [SubmissionRefused("no such account")]
+    with pytest.raises(SubmissionRefused, match="no such account"):
+        await world.run()
+
+
+async def test_what_was_not_begun_makes_room_until_it_is_tried_again(world: World) -> None:
+    world.limits = Limits({("cluster", "debug"): 1})
+    world.answers = [ConnectFailed("no route"), "8", "7"]
+    with pytest.raises(ConnectFailed):
+        await world.run(1)
+    assert (await world.job(1)).admitted_at is None
+    assert await asyncio.wait_for(world.run(2), 20) == "8"
+    running = asyncio.create_task(world.run(1))
+    await until(waits(world))
+    await world.end((await world.job(2)).name)
+    assert await running == "7"
+
+
+async def test_what_may_be_there_keeps_its_place(world: World) -> None:
+    world.limits = Limits({("cluster", "debug"): 1})
+    world.answers = [SubmissionUncertain("timed out")]
+    with pytest.raises(SubmissionUncertain):
+        await world.run(1)
+    running = asyncio.create_task(world.run(2))
+    await until(waits(world))
+    (load,) = await world.store.place_loads(world.limits)
+    assert (load.running, load.waiting) == (1, 1)
+    # And it goes on at once when it is tried again.
+    world.answers = ["7", "8"]
+    assert await asyncio.wait_for(world.run(1), 20) == "7"
+    await world.end((await world.job(1)).name)
+    assert await running == "8"
+
+
+async def test_a_cancel_ends_the_waiting(world: World) -> None:
+    world.limits = Limits({("cluster", "debug"): 1})
+    await world.other("there")
+    running = asyncio.create_task(world.run())
+    await until(waits(world))
+    await world.store.request_cancel((await world.job()).name, "ann")
+    with pytest.raises(JobCanceled, match="ann"):
+        await running
+    assert world.asked == []
+
+
+async def test_the_deadline_does_not_run_while_others_are_waited_for(world: World) -> None:
+    world.limits = Limits({("cluster", "debug"): 1})
+    await world.other("there")
+    world.answers = ["7"]
+    async with asyncio.timeout(30) as scope:
+        running = asyncio.create_task(world.run(deadline=Deadline(scope)))
+        await until(waits(world))
+        assert scope.when() is None
+        await world.end("there")
+        assert await running == "7"
+        end = scope.when()
+        assert end is not None and end <= asyncio.get_running_loop().time() + 30
+
+
+async def test_no_deadline_is_none_to_pause() -> None:
+    with Deadline().paused():
+        pass
+    async with asyncio.timeout(None) as scope:
+        with Deadline(scope).paused():
+            await asyncio.sleep(0)
+            assert scope.when() is None
+        assert scope.when() is None
