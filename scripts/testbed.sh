@@ -5,7 +5,7 @@
 #   scripts/testbed.sh down [part…]   stop what `up` started
 #   scripts/testbed.sh status         one line per part; exit status 1 when one does not answer
 #
-# Parts: ssh slurm postgres docker (all of them when none is named). A part is one file in scripts/testbed/,
+# Parts: ssh dovecot slurm postgres docker (all of them when none is named). A part is one file in scripts/testbed/,
 # which defines NAME_packages, NAME_start, NAME_answers, NAME_stop and NAME_facts, and is listed in PARTS.
 #
 # What always holds: every file is inside the bed's own folder (TESTBED_STATE, default .testbed in the project),
@@ -19,7 +19,7 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 STATE=${TESTBED_STATE:-$PROJECT/.testbed}
-PARTS=(ssh slurm postgres docker)
+PARTS=(ssh dovecot slurm postgres docker)
 BED_USER=airavata-test
 MARK=airavata-testbed
 

@@ -24,6 +24,9 @@ class Bed:
     :param slurm_job_log: SLURM's job-completion log, one line per finished job
     :param postgres_url: ``postgresql://`` URL of a superuser
     :param docker_host: what ``DOCKER_HOST`` has to be
+    :param imap_password: of every account of the IMAP server; an account is a maildir in ``mail_root``
+    :param mailer: ``mailer -s SUBJECT NAME <BODY`` delivers into the maildir of that name
+    :param dovecot_conf: with it, ``dovecot -c`` starts a killed Dovecot again
     """
 
     ssh_host: str
@@ -41,6 +44,12 @@ class Bed:
     postgres_url: str
     docker_image: str
     docker_host: str
+    imap_port: int
+    imap_password: str
+    mail_root: Path
+    mailer: Path
+    dovecot_conf: Path
+    dovecot_pid_file: Path
 
     @classmethod
     def load(cls, file: Path) -> Bed:
