@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Select, case, func, select
+from sqlalchemy import Select, case, func, or_, select
 
 from airavata_provider.errors import DeadlineExceeded, JobUnknown
 from airavata_provider.jobs import tables
+from airavata_provider.jobs.mail_folders import MailFolders
 from airavata_provider.jobs.records import Records
 from airavata_provider.jobs.rows import StoredEvent, job_from, stored_event
 from airavata_provider.jobs.unit import Unit, Work
@@ -52,6 +53,7 @@ class JobStore(Records):
     def __init__(self, url: str, *, watch_interval: float = 0.5, pool_size: int = 5) -> None:
         super().__init__(url, pool_size)
         postgres = self._engine.dialect.name == "postgresql"
+        self.mail_folders = MailFolders(self._engine)
         self._watcher = Watcher(
             self.jobs_named,
             self.versions_since,
@@ -155,6 +157,12 @@ class JobStore(Records):
             for chunk in _chunks(names)
             for job in await self._jobs(select(tables.job).where(tables.job.c.name.in_(chunk)))
         ]
+
+    async def jobs_told_of(self, native_ids: Collection[str], names: Collection[str]) -> list[Job]:
+        """Jobs that have one of those ids of a scheduler, or one of those names; one query for a batch of news."""
+        column = tables.job.c
+        query = select(tables.job).where(or_(column.native_id.in_(set(native_ids)), column.name.in_(set(names))))
+        return await self._jobs(query) if native_ids or names else []
 
     async def latest(self, task: TaskIdentity) -> Job | None:
         """The job, or the array, of that submission task's highest attempt."""

@@ -106,12 +106,21 @@ class AirflowServices(HostServices):
 
         ensure_reconciler(self.store, self.scheduler, poll_interval_s=self.settings.poll_interval)
 
+    def keep_monitors(self) -> None:
+        """See to it that the monitors that run as services do, here or in another triggerer."""
+        from airavata_provider.monitors.base import MonitorContext
+        from airavata_provider.monitors.keeper import ensure_keeper
+
+        ensure_keeper(MonitorContext(self.store, self.catalog, _connection))
+
     async def close(self) -> None:
         """Let go of connections and the database; for hosts whose loop ends with the task."""
         from airavata_provider.jobs.reconcile import stop_reconciler
         from airavata_provider.jobs.store import close_store
+        from airavata_provider.monitors.keeper import stop_keeper
         from airavata_provider.ssh.pool import close_pool
 
+        await stop_keeper()
         await stop_reconciler()
         await close_pool()
         await close_store()
