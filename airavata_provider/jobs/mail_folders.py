@@ -26,7 +26,8 @@ class MailFolder:
     """A folder's mark.
 
     :param uidvalidity: the server's word for "UIDs mean what they meant"; another one, and all is read anew
-    :param uid: every message up to here was looked at
+    :param uid: every message up to here was looked at, but for
+    :param old_uid: those up to here: what was there before the first look is read after what is new
     :param waiting: messages up to there whose job is not known yet: UID, and the second (since 1970) at which it is
         given up
     :param counts: messages by what became of them
@@ -38,6 +39,7 @@ class MailFolder:
     folder: str
     uidvalidity: int
     uid: int = 0
+    old_uid: int = 0
     waiting: Mapping[int, int] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     version: int = 0
@@ -81,6 +83,7 @@ class MailFolders:
             "folder": new.folder,
             "uidvalidity": new.uidvalidity,
             "uid": new.uid,
+            "old_uid": new.old_uid,
             "waiting": {str(uid): until for uid, until in new.waiting.items()},
             "counts": dict(new.counts),
             "version": new.version,

@@ -225,6 +225,7 @@ mail_folder = Table(
     Column("folder", String(250), primary_key=True),
     Column("uidvalidity", BigInteger, nullable=False),
     Column("uid", BigInteger, nullable=False),
+    Column("old_uid", BigInteger, nullable=False),
     Column("waiting", JSON, nullable=False),
     Column("counts", JSON, nullable=False),
     Column("version", BigInteger, nullable=False),

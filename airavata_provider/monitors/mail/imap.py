@@ -98,16 +98,16 @@ class Folder:
         self._idles = False
         self._closed = False
 
-    async def open(self) -> int:
+    async def open(self) -> tuple[int, int]:
         """Connect, log in, select the folder.
 
-        :return: its UIDVALIDITY
+        :return: its UIDVALIDITY, and the highest UID in it
         :raises MailLoginRefused: wrong credentials
         :raises MailError: no connection, no such folder
         """
         return await self._call(self._open)
 
-    def _open(self) -> int:
+    def _open(self) -> tuple[int, int]:
         from imapclient import IMAPClient, SocketTimeout
         from imapclient.exceptions import LoginError
 
@@ -136,13 +136,17 @@ class Folder:
         target = self._mailbox.done_folder
         if target is not None and not client.folder_exists(target):
             client.create_folder(target)
-        return int(client.select_folder(self._name)[b"UIDVALIDITY"])
+        selected = client.select_folder(self._name)
+        return int(selected[b"UIDVALIDITY"]), max(client.search(["UID", "*"]), default=0)
 
-    async def uids_after(self, uid: int) -> list[int]:
-        """UIDs above that one, ascending."""
+    async def uids(self, above: int, up_to: int | None = None) -> list[int]:
+        """UIDs in that range, ascending."""
+        if up_to is not None and up_to <= above:
+            return []
         # "n:*" always names the last message, whatever its UID.
-        found = await self._call(lambda: self._client.search(["UID", f"{uid + 1}:*"]))
-        return sorted(each for each in found if each > uid)
+        last = "*" if up_to is None else str(up_to)
+        found = await self._call(lambda: self._client.search(["UID", f"{above + 1}:{last}"]))
+        return sorted(each for each in found if each > above)
 
     async def headers(self, uids: Sequence[int]) -> dict[int, Fetched]:
         """What is needed of the headers of those messages that are still there."""

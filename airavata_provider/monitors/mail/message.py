@@ -6,6 +6,7 @@ in no charset become replacement characters. RFC 5322, 2045 to 2047, 8601. Pure;
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import html
 import re
@@ -103,18 +104,23 @@ def _parsed(raw: bytes) -> EmailMessage:
     return message_from_bytes(raw, policy=policy.default)
 
 
+def _texts(message: Message, name: str) -> list[str]:
+    """The texts of all headers of that name, decoded, each on one line."""
+    found = []
+    for key, raw in message.raw_items():
+        if key.lower() != name.lower():
+            continue
+        value = str(raw)
+        if "=?" in value or not value.isascii():
+            # A full parse is slow, and few need it.
+            with contextlib.suppress(Exception):  # the standard library's parser stumbles over some malformed values
+                value = str(policy.default.header_factory(key, value))
+        found.append(_line(value))
+    return found
+
+
 def _text(message: Message, name: str) -> str:
-    """A header's text, decoded, on one line."""
-    try:
-        value = str(message.get(name) or "")
-    except Exception:  # the standard library's parser stumbles over some malformed values
-        value = _raw(message, name)
-    return _line(value)
-
-
-def _raw(message: Message, name: str) -> str:
-    values = [str(value) for key, value in message.raw_items() if key.lower() == name.lower()]
-    return values[0] if values else ""
+    return next(iter(_texts(message, name)), "")
 
 
 def _line(text: str) -> str:
@@ -154,10 +160,10 @@ def _content(part: Message) -> str:
 
 def _sender(message: Message) -> str:
     try:
-        addresses = [address for _, address in getaddresses([str(value) for value in message.get_all("From", [])])]
+        addresses = [address for _, address in getaddresses(_texts(message, "From"))]
     except Exception:  # a malformed address is nobody's
         return ""
-    return _line(addresses[0]).lower() if len(addresses) == 1 else ""
+    return addresses[0].lower() if len(addresses) == 1 else ""
 
 
 def _moment(message: Message, received_at: datetime) -> datetime:
@@ -177,8 +183,7 @@ def _verdicts(message: Message) -> Iterator[Verdict]:
     ``Authentication-Results: server; method=result ptype.property=value …; …`` (RFC 8601, 2.2)
     """
     seen = set()
-    values = [_line(str(value)) for key, value in message.raw_items() if key.lower() == "authentication-results"]
-    for value in values:
+    for value in _texts(message, "Authentication-Results"):
         while (bare := _COMMENT.sub(" ", value)) != value:
             value = bare  # noqa: PLW2901  # comments nest
         head, *results = value.split(";")

@@ -4,8 +4,9 @@ What always holds, whoever is killed when:
 
 * A message is done with (marked, moved) after its news is stored, and is passed over for good (the folder's mark)
   after that. What is killed in between is done again, and the same message is the same event.
-* Messages are looked at in the order of their UIDs: a header first, the rest only when the subject can be a
-  scheduler's.
+* Of a message, the header is looked at first, the rest only when the subject can be a scheduler's.
+* New messages come first. What was there before a folder's first look is read in between, the latest first: however
+  much it is, news does not wait for it.
 * Mail that is about no job of ours changes nothing and stays as it is, unseen if it was. It is tried again for as
   long as the mailbox's ``wait``, since a job's id may be saved after the mail came; then it is counted and left
   alone.
@@ -150,33 +151,39 @@ class FolderReader:
     async def _session(self) -> None:
         folder = Folder(await self._account(), self._mailbox, self._name)
         try:
-            await self._begin(await folder.open(), folder)
+            await self._begin(*await folder.open(), folder)
+            old = await folder.uids(0, self._mark.old_uid)
             while True:
-                while uids := await folder.uids_after(self._mark.uid):
-                    for start in range(0, len(uids), BATCH):
-                        await self._take(folder, uids[start : start + BATCH])
+                for part in _batches(await folder.uids(self._mark.uid)):
+                    await self._take(folder, part, replace(self._mark, uid=part[-1]))
                 await self._retry(folder)
                 self._failures = 0
-                await folder.wait(self._until_retry())
+                if old:
+                    part = old[-BATCH:]
+                    del old[-BATCH:]
+                    await self._take(folder, part, replace(self._mark, old_uid=part[0] - 1))
+                else:
+                    await folder.wait(self._until_retry())
         finally:
             folder.close()
 
-    async def _begin(self, uidvalidity: int, folder: Folder) -> None:
-        """Go on where the store says that reading ended."""
+    async def _begin(self, uidvalidity: int, last: int, folder: Folder) -> None:
+        """Go on where the store says that reading ended.
+
+        :param last: the highest UID there is
+        """
         mark = await self._store.mail_folders.read(self._mailbox.name, self._name)
         if mark is None:
-            mark = MailFolder(self._mailbox.name, self._name, uidvalidity)
+            mark = MailFolder(self._mailbox.name, self._name, uidvalidity, uid=last, old_uid=last)
         elif mark.uidvalidity != uidvalidity:
             _LOG.warning(
                 "Mailbox %s, %s: reading it from the beginning, as its UIDs mean something new (UIDVALIDITY)",
                 self._mailbox.name,
                 self._name,
             )
-            mark = replace(mark, uidvalidity=uidvalidity, uid=0, waiting={})
+            mark = replace(mark, uidvalidity=uidvalidity, uid=last, old_uid=last, waiting={})
         self._mark, self._waiting = mark, {}
-        uids = sorted(mark.waiting)
-        for start in range(0, len(uids), BATCH):
-            part = uids[start : start + BATCH]
+        for part in _batches(sorted(mark.waiting)):
             # A message that was removed meanwhile, or is read otherwise now, waits no more.
             for uid, looked in (await self._look(folder, part)).items():
                 if looked.mail is not None and looked.told:
@@ -184,15 +191,18 @@ class FolderReader:
 
     # --- new mail
 
-    async def _take(self, folder: Folder, uids: Sequence[int]) -> None:
-        """Look at new messages, store their news, pass over them."""
+    async def _take(self, folder: Folder, uids: Sequence[int], passed: MailFolder) -> None:
+        """Look at messages, store their news, pass over them.
+
+        :param passed: the mark that says so
+        """
         looked = await self._look(folder, uids)
         counts = Counter(each.count for each in looked.values() if each.count is not None)
         told = {uid: (each.mail, each.told) for uid, each in looked.items() if each.mail is not None and each.told}
         stored, unknown = await self._tell(told)
         await folder.finish(stored)
         counts[Count.NEWS] += len(stored)
-        now, last = int(time.time()), uids[-1]
+        now = int(time.time())
         for uid, half in unknown.items():
             mail, news = told[uid]
             until = int(mail.received_at.timestamp() + self._mailbox.wait)
@@ -200,7 +210,7 @@ class FolderReader:
                 self._wait_for(uid, mail, news, until)
             else:
                 counts[Count.MISMATCHED if half else Count.FOREIGN] += 1
-        await self._save(last, counts)
+        await self._save(counts, passed)
 
     async def _look(self, folder: Folder, uids: Sequence[int]) -> dict[int, _Looked]:
         headers = await folder.headers(uids)
@@ -287,8 +297,7 @@ class FolderReader:
     async def _retry(self, folder: Folder) -> None:
         clock, now = time.monotonic(), time.time()
         due = [uid for uid, each in self._waiting.items() if clock >= each.tried_at + each.pause]
-        for start in range(0, len(due), BATCH):
-            part = due[start : start + BATCH]
+        for part in _batches(due):
             told = {uid: (self._waiting[uid].mail, self._waiting[uid].told) for uid in part}
             stored, unknown = await self._tell(told)
             await folder.finish(stored)
@@ -302,14 +311,16 @@ class FolderReader:
             for uid in stored:
                 del self._waiting[uid]
             if counts.total():
-                await self._save(self._mark.uid, counts)
+                await self._save(counts, self._mark)
 
-    async def _save(self, uid: int, counts: Mapping[Count, int]) -> None:
-        total = Counter(self._mark.counts) + Counter({str(count): number for count, number in counts.items()})
+    async def _save(self, counts: Mapping[Count, int], mark: MailFolder) -> None:
+        total = Counter(mark.counts) + Counter({str(count): number for count, number in counts.items()})
         waiting = {each: waiting.until for each, waiting in self._waiting.items()}
-        self._mark = await self._store.mail_folders.write(
-            replace(self._mark, uid=uid, waiting=waiting, counts=dict(total))
-        )
+        self._mark = await self._store.mail_folders.write(replace(mark, waiting=waiting, counts=dict(total)))
+
+
+def _batches(uids: Sequence[int]) -> list[Sequence[int]]:
+    return [uids[start : start + BATCH] for start in range(0, len(uids), BATCH)]
 
 
 def _decoded(by: Decoder, mail: Mail) -> MailNews | None:

@@ -100,6 +100,7 @@ def upgrade() -> None:
         sa.Column("folder", sa.String(length=250), nullable=False),
         sa.Column("uidvalidity", sa.BigInteger(), nullable=False),
         sa.Column("uid", sa.BigInteger(), nullable=False),
+        sa.Column("old_uid", sa.BigInteger(), nullable=False),
         sa.Column("waiting", sa.JSON(), nullable=False),
         sa.Column("counts", sa.JSON(), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
