@@ -55,7 +55,7 @@ class Maildir:
         """Flags of the folder's messages by their subjects."""
         with self.client() as client:
             client.select_folder(folder, readonly=True)
-            found = client.fetch("1:*", ["FLAGS", "ENVELOPE"]) if client.search() else {}
+            found = client.fetch(uids, ["FLAGS", "ENVELOPE"]) if (uids := client.search()) else {}
         return {item[b"ENVELOPE"].subject.decode(): {*item[b"FLAGS"]} - {b"\\Recent"} for item in found.values()}
 
     def client(self) -> IMAPClient:
@@ -66,7 +66,10 @@ class Maildir:
 
 
 def message(subject: str, body: str = "", *, sender: str = SENDER, extra: str = "") -> bytes:
-    """A plain message."""
+    """A plain message.
+
+    :param extra: further header lines, each with its line end
+    """
     head = f"From: <{sender}>\nSubject: {subject}\nDate: {format_datetime(datetime.now(UTC))}\n"
     return f"{head}Message-ID: <{uuid.uuid4().hex}@test>\n{extra}\n{body}".encode()
 

@@ -9,16 +9,20 @@ Imports no Airflow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import RowMapping, Select, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from airavata_provider.errors import StoreError
 from airavata_provider.jobs.engine import WRITES, translated
 from airavata_provider.jobs.tables import mail_folder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,22 +59,18 @@ class MailFolders:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._writes = engine.execution_options(**{WRITES: True})
+        self._under_way: set[asyncio.Future[Any]] = set()
 
     async def all(self) -> list[MailFolder]:
         """Every folder's mark, by mailbox and folder."""
-        with translated("reading how far mailboxes were read"):
-            async with self._engine.connect() as connection:
-                query = select(mail_folder).order_by(mail_folder.c.mailbox, mail_folder.c.folder)
-                return [_mark(row) for row in (await connection.execute(query)).mappings()]
+        column = mail_folder.c
+        return await self._read(select(mail_folder).order_by(column.mailbox, column.folder))
 
     async def read(self, mailbox: str, folder: str) -> MailFolder | None:
         """A folder's mark, None when it was never read."""
         column = mail_folder.c
-        with translated("reading how far a mailbox was read"):
-            async with self._engine.connect() as connection:
-                query = select(mail_folder).where(column.mailbox == mailbox, column.folder == folder)
-                row = (await connection.execute(query)).mappings().first()
-        return _mark(row) if row is not None else None
+        found = await self._read(select(mail_folder).where(column.mailbox == mailbox, column.folder == folder))
+        return found[0] if found else None
 
     async def write(self, mark: MailFolder) -> MailFolder:
         """Put the mark in place of the one of its version; the mark as it is stored now.
@@ -90,20 +90,50 @@ class MailFolders:
             "changed_at": new.changed_at,
         }
         column = mail_folder.c
-        with translated("saving how far a mailbox was read"):
-            async with self._writes.begin() as connection:
-                if mark.version == 0:
-                    await connection.execute(insert(mail_folder).values(values))
-                    return new
-                done = await connection.execute(
-                    update(mail_folder)
-                    .where(column.mailbox == mark.mailbox, column.folder == mark.folder)
-                    .where(column.version == mark.version)
-                    .values(values)
-                )
-                if done.rowcount != 1:
-                    raise StoreError(f"mailbox {mark.mailbox}, {mark.folder}: somebody else reads it, too")
-        return new
+
+        async def do() -> MailFolder:
+            with translated("saving how far a mailbox was read"):
+                async with self._writes.begin() as connection:
+                    if mark.version == 0:
+                        await connection.execute(insert(mail_folder).values(values))
+                        return new
+                    done = await connection.execute(
+                        update(mail_folder)
+                        .where(column.mailbox == mark.mailbox, column.folder == mark.folder)
+                        .where(column.version == mark.version)
+                        .values(values)
+                    )
+                    if done.rowcount != 1:
+                        raise StoreError(f"mailbox {mark.mailbox}, {mark.folder}: somebody else reads it, too")
+            return new
+
+        return await self._to_the_end(do())
+
+    async def _read(self, query: Select[Any]) -> list[MailFolder]:
+        async def do() -> list[MailFolder]:
+            with translated("reading how far a mailbox was read"):
+                async with self._engine.connect() as connection:
+                    return [_mark(row) for row in (await connection.execute(query)).mappings()]
+
+        return await self._to_the_end(do())
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Let it end even when nobody waits for it any more: a connection that is left in the middle of a query is
+        lost to the pool."""
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
 
 
 def _mark(row: RowMapping) -> MailFolder:

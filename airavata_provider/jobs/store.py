@@ -64,6 +64,7 @@ class JobStore(Records):
     async def close(self) -> None:
         """Finish writes, let waiters go with an error, close connections."""
         await self._watcher.close()
+        await self.mail_folders.close()
         await super().close()
 
     # --- jobs and their submission

@@ -5,8 +5,8 @@ dataclasses in ``models``.
 it; ``airavata_submission`` is the journal of that intent, append-only; ``airavata_job_event`` is every piece
 of news, append-only, with what it did; ``airavata_task`` holds the checkpoints of tasks; ``airavata_lease``
 who runs a service that must run once; ``airavata_placement`` where experiments run that left the choice to us;
-``airavata_availability`` what people said about resources: drained, down; ``airavata_mail_folder`` how far a folder of a
-mailbox was read.
+``airavata_availability`` what people said about resources: drained, down;
+``airavata_mail_folder`` how far a folder of a mailbox was read.
 
 A change here needs a migration in ``migrations/versions``; a test compares the two. Imports SQLAlchemy and
 nothing that does I/O.

@@ -197,16 +197,33 @@ class Folder:
             await asyncio.sleep(seconds)
             await self._call(self._client.noop)
             return
-        await self._call(self._client.idle)
-        loop, descriptor = asyncio.get_running_loop(), self._socket.fileno() if self._socket else -1
-        readable = asyncio.Event()
-        loop.add_reader(descriptor, readable.set)
-        try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(readable.wait(), seconds)
-        finally:
-            loop.remove_reader(descriptor)
+        if not await self._call(self._start_idle):
+            loop, descriptor = asyncio.get_running_loop(), self._socket.fileno() if self._socket else -1
+            readable = asyncio.Event()
+            loop.add_reader(descriptor, readable.set)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(readable.wait(), seconds)
+            finally:
+                loop.remove_reader(descriptor)
         await self._call(self._client.idle_done)
+
+    def _start_idle(self) -> bool:
+        """Begin to idle; whether the server told of something at once.
+
+        What comes with the server's assent is in the connection's buffer already, and its socket stays silent.
+        """
+        client = self._client
+        client.idle()
+        connection, imap = client.socket(), client._imap
+        buffer = getattr(imap, "_file", None) or imap.file  # Python 3.14 renamed it
+        connection.setblocking(False)
+        try:
+            with contextlib.suppress(OSError):  # TLS has nothing to read
+                return bool(buffer.peek(1))
+            return False
+        finally:
+            connection.settimeout(READ_TIMEOUT_S)
 
     async def think(self, work: Callable[[], T]) -> T:
         """Run work that takes the processor for longer in the folder's thread."""

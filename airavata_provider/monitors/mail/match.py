@@ -81,4 +81,5 @@ def event_of(job: Job, news: MailNews, mail: Mail) -> JobEvent:
         signal=news.signal,
         reason=news.reason,
         native_id=job.native_id,
+        outcome=news.outcome,
     )
