@@ -17,7 +17,7 @@ from airavata_provider.monitors.mail.message import Mail
 from airavata_provider.monitors.mail.news import Decoder, MailNews
 
 _SHAPE = re.compile(
-    r"^Job (?P<id>\d+)(?:\[(?P<index>\d+)\])?: <(?P<name>.*)>(?: in cluster <[^<>]*>)? "
+    r"^Job (?P<id>\d+)(?:\[(?P<index>\d+)\])?: <(?P<name>.*?)>(?: in cluster <[^<>]*>)? "
     r"(?P<verb>started|done|exited)$",
     re.IGNORECASE,
 )

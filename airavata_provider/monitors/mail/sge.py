@@ -3,7 +3,9 @@
 Subjects, from the sources (``daemons/common/msg_daemons_common.h``, ``msg_qmaster.h``): ``Job 33 (name) Started``,
 ``Complete``, ``Aborted``, ``Killed``, ``Suspended``, ``Continued``, ``Rescheduled``, ``Migrates``, ``Set in error
 state``; for an array's element ``Job-array task 33.2 (name) …``. A job that failed is ``Complete`` too: ``Exit
-Status = N`` in the body tells. Pure; no Airflow.
+Status = N`` in the body tells. ``Aborted`` is each job that a signal ended, whoever sent it: one over its limit, one
+that crashed, and one that was deleted, which a ``Killed`` (``was killed by root@host``) has told before. Bodies as
+captured from 8.1.9. Pure; no Airflow.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ _SHAPE = re.compile(
 )
 _EXIT = re.compile(r"^\s*Exit Status\s*=\s*(\d+)", re.MULTILINE)
 _SIGNAL = re.compile(r"^\s*Signal\s*=\s*(\w+)", re.MULTILINE)
-_BECAUSE = re.compile(r"^failed .*? because:\s*\n(.+)|\bbecause[: ]+(.+)", re.MULTILINE)
+_BECAUSE = re.compile(r"^failed .*? because:[ \t]*\n?(.+)|\bbecause[: ]+(.+)|\b(was killed by \S+)", re.MULTILINE)
+_LIMIT = re.compile(r"^failed (.*? enforced .*? limit)\b", re.MULTILINE)
+_TIME = re.compile(r"\b[hs]_(?:rt|cpu)\b")
+_MEMORY = re.compile(r"\b[hs]_(?:vmem|rss|data)\b")
 
 _GOES_ON = {
     "Started": JobState.ACTIVE,
@@ -58,11 +63,14 @@ def decode(mail: Mail) -> MailNews | None:
         outcome = Outcome.COMPLETED if exit_code == 0 else Outcome.FAILED
         if exit_code > 128 and exit_code - 128 in {each.value for each in signal.Signals}:
             outcome, number = Outcome.SIGNALED, exit_code - 128
-    elif verb == "Failed":
+    elif verb == "Aborted" and (number := _number(mail.body)) is not None:
+        state, outcome, reason = JobState.FAILED, Outcome.SIGNALED, _because(mail.body)
+        if limit := _LIMIT.search(mail.body):
+            outcome, reason = _limited(limit[1]), limit[1]
+    elif verb in ("Aborted", "Failed") and (verb == "Failed" or _because(mail.body)):
         state, outcome, reason = JobState.FAILED, Outcome.FAILED, _because(mail.body)
     else:
         state, outcome, reason = JobState.CANCELED, Outcome.CANCELED, _because(mail.body) or verb
-        number = _number(mail.body)
     index = int(found["index"]) if found["index"] else None
     return MailNews(
         native_id=found["id"],
@@ -78,9 +86,17 @@ def decode(mail: Mail) -> MailNews | None:
     )
 
 
+def _limited(words: str) -> Outcome:
+    """What the limit was about; a word that names several kinds of limits tells of none."""
+    time, memory = _TIME.search(words), _MEMORY.search(words)
+    if time and not memory:
+        return Outcome.WALLTIME
+    return Outcome.OUT_OF_MEMORY if memory and not time else Outcome.SIGNALED
+
+
 def _because(body: str) -> str:
     found = _BECAUSE.search(body)
-    return " ".join((found[1] or found[2]).split())[:300] if found else ""
+    return " ".join((found[1] or found[2] or found[3]).split())[:300] if found else ""
 
 
 def _number(body: str) -> int | None:
