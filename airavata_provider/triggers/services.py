@@ -135,7 +135,7 @@ async def _connection(conn_id: str) -> Any:
     except AirflowNotFoundException as error:
         raise ConfigurationError(
             f"there is no Airflow connection {conn_id!r}",
-            advice="make it (type ssh or airavata_ssh), or correct the catalog's entry that names it",
+            advice="make it (type ssh, airavata_ssh or imap), or correct the catalog's entry that names it",
         ) from error
 
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.job import Effect, JobEvent, JobState, SubmissionState
 from airavata_provider.models.pattern import TEMPLATE_NAMES, _Handling, _PatternModel, _TaskModel
+from airavata_provider.monitors.mail.reader import Count
 from airavata_provider.settings import Settings
 from airavata_provider.tasks.registry import task_types
 from tests.unit.docs_pages import PAGES, PROJECT, PYPROJECT, name_of, of_language, prose, rows
@@ -112,6 +113,8 @@ NAMES: Mapping[str, Callable[[], set[str]]] = {
     "input": lambda: model_fields(f"{_APPLICATION}.InputField"),
     "output": lambda: model_fields(f"{_APPLICATION}.OutputField"),
     "deployment": lambda: model_fields(f"{_APPLICATION}.Deployment"),
+    "mailbox": lambda: model_fields("models.mailbox.Mailbox") - {"name"},
+    "mail counts": lambda: set(Count),
     "pattern": lambda: set(_PatternModel.model_fields),
     "task": lambda: set(_TaskModel.model_fields),
     "variables": lambda: set(TEMPLATE_NAMES),

@@ -247,8 +247,12 @@ class Folder:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._translated, work)
 
     def _translated(self, work: Callable[[], T]) -> T:
-        from imapclient.exceptions import IMAPClientError
-
+        try:
+            from imapclient.exceptions import IMAPClientError
+        except ImportError as error:
+            raise ConfigurationError(
+                "reading mail needs IMAPClient", where=self._where, advice="install this package with [mail]"
+            ) from error
         if self._closed:
             raise MailError("the connection is closed", where=self._where)
         try:

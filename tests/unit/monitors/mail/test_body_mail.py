@@ -172,7 +172,7 @@ def test_sge(subject: str, body: str, state: S, outcome: O | None, exit_code: in
         ("arr-2-started", ("4", "arr", 2, S.ACTIVE, None, None, None), ""),
         ("arr-2-complete", ("4", "arr", 2, S.FAILED, O.FAILED, 2, None), ""),
         ("canceljob-started", ("5", "canceljob", None, S.ACTIVE, None, None, None), ""),
-        ("canceljob-killed", ("5", "canceljob", None, S.CANCELED, O.CANCELED, None, None), "was killed by root@vm"),
+        ("canceljob-killed", ("5", "canceljob", None, S.CANCELED, O.CANCELED, None, None), "was killed by root@node1"),
         (
             "canceljob-aborted",
             ("5", "canceljob", None, S.FAILED, O.SIGNALED, None, 9),
