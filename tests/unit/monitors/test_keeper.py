@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airavata_provider.errors import CatalogError, StoreError
+from airavata_provider.errors import ConfigurationError, StoreError
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.catalog import Catalog
 from airavata_provider.monitors.base import Listener, Monitor, MonitorContext, monitors
@@ -52,7 +52,7 @@ class Ears(Monitor):
 
     def listeners(self, context: MonitorContext) -> Mapping[str, Listener]:
         if self.broken:
-            raise CatalogError("the catalog has faults")
+            raise ConfigurationError("the catalog has faults")
         return {ear.name: ear for ear in self.ears}
 
 
@@ -73,7 +73,7 @@ def context_of(store: Any) -> MonitorContext:
 
 async def until(check: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not check():
+        while not check():  # noqa: ASYNC110  # what is waited for is in plain variables
             await asyncio.sleep(0.005)
 
 

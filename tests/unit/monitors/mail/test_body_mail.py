@@ -63,7 +63,7 @@ END = "Execution terminated\nExit_status={}\nresources_used.cput=00:00:00\nresou
         ("job deleted\nJob deleted at request of me@head", S.CANCELED, O.CANCELED, None, None),
     ],
 )
-def test_pbs(event: str, state: S, outcome: O | None, exit_code: int | None, signal: int | None) -> None:
+def test_pbs(event: str, state: JobState, outcome: Outcome | None, exit_code: int | None, signal: int | None) -> None:
     news = news_of(pbs.DECODER, "PBS JOB 33.head.cluster.test", pbs_body(event))
     expected = ("33.head.cluster.test", "A_1.x-y", None, state, outcome, exit_code, signal)
     assert told(news) == expected
@@ -149,7 +149,9 @@ SGE_END = """Job 33 (A_1.x-y) Complete
         ("Set in error state", "", S.QUEUED, O.HELD, None, None),
     ],
 )
-def test_sge(subject: str, body: str, state: S, outcome: O | None, exit_code: int | None, signal: int | None) -> None:
+def test_sge(
+    subject: str, body: str, state: JobState, outcome: Outcome | None, exit_code: int | None, signal: int | None
+) -> None:
     news = news_of(sge.DECODER, f"Job 33 (A_1.x-y) {subject}", body)
     assert told(news) == ("33", "A_1.x-y", None, state, outcome, exit_code, signal)
 
@@ -172,7 +174,11 @@ def test_sge(subject: str, body: str, state: S, outcome: O | None, exit_code: in
         ("arr-2-started", ("4", "arr", 2, S.ACTIVE, None, None, None), ""),
         ("arr-2-complete", ("4", "arr", 2, S.FAILED, O.FAILED, 2, None), ""),
         ("canceljob-started", ("5", "canceljob", None, S.ACTIVE, None, None, None), ""),
-        ("canceljob-killed", ("5", "canceljob", None, S.CANCELED, O.CANCELED, None, None), "was killed by root@node1"),
+        (
+            "canceljob-killed",
+            ("5", "canceljob", None, S.CANCELED, O.CANCELED, None, None),
+            "was killed by root@node1",
+        ),
         (
             "canceljob-aborted",
             ("5", "canceljob", None, S.FAILED, O.SIGNALED, None, 9),
@@ -269,7 +275,9 @@ Resource usage summary:
         ("Exited", "TERM_REQUEUE_OWNER: job killed and requeued by owner.", S.QUEUED, None, None, None),
     ],
 )
-def test_lsf(verb: str, end: str, state: S, outcome: O | None, exit_code: int | None, signal: int | None) -> None:
+def test_lsf(
+    verb: str, end: str, state: JobState, outcome: Outcome | None, exit_code: int | None, signal: int | None
+) -> None:
     body = LSF_BODY.format(end).replace(
         'echo "Exited with exit code 77."', "Exited with exit code 77." if "code" in end else "true"
     )
@@ -309,7 +317,7 @@ Submitted at:        Tue May  6 10:00:00 2031
         ("is being put on hold.", S.QUEUED, O.HELD, None, None),
     ],
 )
-def test_htcondor(end: str, state: S, outcome: O, exit_code: int | None, signal: int | None) -> None:
+def test_htcondor(end: str, state: JobState, outcome: Outcome, exit_code: int | None, signal: int | None) -> None:
     news = news_of(htcondor.DECODER, "[Condor] Condor Job 123.0", CONDOR.format(end))
     assert told(news) == ("123", "A_1.x-y", 0, state, outcome, exit_code, signal)
     assert news is not None

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airavata_provider.monitors.mail.message import BODY_LIMIT, Verdict, is_authentic, read, subject_of
+from airavata_provider.monitors.mail.message import BODY_LIMIT, Mail, Verdict, is_authentic, read, subject_of
 
 ARRIVED = datetime(2031, 5, 6, 12, tzinfo=UTC)
 
 
-def mail(head: str, body: bytes | str = b"", charset: str = "utf-8"):  # type: ignore[no-untyped-def]
-    text = body.encode(charset) if isinstance(body, str) else body
-    return read(head.strip().replace("\n", "\r\n").encode() + b"\r\n\r\n" + text, ARRIVED)
+def mail(head: str, body: bytes = b"") -> Mail:
+    return read(head.strip().replace("\n", "\r\n").encode() + b"\r\n\r\n" + body, ARRIVED)
 
 
 SUBJECTS = [
@@ -68,7 +67,7 @@ BODIES = [
     ),
     (
         "Content-Type: text/html; charset=utf-8",
-        "<style>p {}</style><p>Job&nbsp;33</p><b>Exit Status</b> = 0 gr&uuml;n<br>".encode(),
+        b"<style>p {}</style><p>Job&nbsp;33</p><b>Exit Status</b> = 0 gr&uuml;n<br>",
     ),
     (
         'Content-Type: multipart/alternative; boundary="b"',
