@@ -75,9 +75,9 @@ def message(subject: str, body: str = "", *, sender: str = SENDER, extra: str = 
 
 
 @contextmanager
-def maildir(bed: Bed) -> Iterator[Maildir]:
+def maildir(bed: Bed, name: str | None = None) -> Iterator[Maildir]:
     """A fresh account, removed afterwards. Anybody may deliver into it, as schedulers run as several users."""
-    name = f"box-{uuid.uuid4().hex[:12]}"
+    name = name or f"box-{uuid.uuid4().hex[:12]}"
     path = bed.mail_root / name
     path.mkdir()
     for folder, mode in (("cur", 0o700), ("new", 0o733), ("tmp", 0o733)):
