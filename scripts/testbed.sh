@@ -37,12 +37,13 @@ until_true() {
 }
 
 # pid_of PIDFILE : its process id, if that process was started from this bed's folder. A zombie has neither a
-# command line nor an environment, and a process id that was given away again names another folder.
+# command line nor an environment, and a process id that was given away again names another folder. A grep that
+# stops reading at its first find (-q) would break the pipe, which pipefail takes for a failure.
 pid_of() {
   local pid
   pid=$(head -n 1 "$1" 2>/dev/null | tr -d '[:space:]') || return 1
   [[ $pid =~ ^[0-9]+$ ]] || return 1
-  cat "/proc/$pid/cmdline" "/proc/$pid/environ" 2>/dev/null | tr '\0' '\n' | grep -qF "$ROOM/" || return 1
+  cat "/proc/$pid/cmdline" "/proc/$pid/environ" 2>/dev/null | tr '\0' '\n' | grep -F "$ROOM/" >/dev/null || return 1
   printf '%s\n' "$pid"
 }
 
@@ -67,7 +68,7 @@ as_user() {
   (cd / && setpriv --reuid "$user" --regid "$(id -g "$user")" --init-groups -- "$@")
 }
 
-listens() { ss -Hltn "sport = :$1" | grep -q .; }
+listens() { ss -Hltn "sport = :$1" | grep . >/dev/null; }
 
 # port NAME FIRST PIDFILE : sets $port to the server's port: the remembered one as long as it is free or our own
 # server holds it, else the first one from FIRST on that is free and not kept for another of our servers
