@@ -80,8 +80,12 @@ CONF
   until_true 10 dovecot_answers || tail -n 5 "$ROOM/log/dovecot.log" >&2
 }
 
-# The workers of a master that was killed end by themselves, a moment later: their port is free then.
+# The workers of a master that was killed end by themselves, a moment later: their port is free then. A master removes
+# the file with its process id as its last deed: it has to be gone before the next one writes its own.
 dovecot_stop() {
+  local master
+  master=$(pid_of "$ROOM/run/dovecot/master.pid") || master=
   stop_pid "$ROOM/run/dovecot/master.pid"
+  if [[ -n $master ]]; then until_true 10 eval "! kill -0 $master" || true; fi
   until_true 10 eval "! listens '$(cat "$ROOM/ports/dovecot" 2>/dev/null || echo 0)'" || true
 }
