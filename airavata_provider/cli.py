@@ -154,6 +154,17 @@ _QUEUES = ActionCommand(
     ),
 )
 
+_MAILBOXES = ActionCommand(
+    name="mailboxes",
+    help="Show how far each mailbox was read, and what became of its messages",
+    description=(
+        "One line per folder: the messages counted by what became of them, those that wait for their job, and when "
+        "that last changed."
+    ),
+    func=lazy_load_command(f"{_COMMANDS}.mailboxes"),
+    args=(_OUTPUT, _VERBOSE),
+)
+
 
 def get_airavata_cli_commands() -> list[CLICommand]:
     """What Airflow adds to its own commands."""
@@ -161,6 +172,17 @@ def get_airavata_cli_commands() -> list[CLICommand]:
         GroupCommand(
             name="airavata",
             help="Run experiments on clusters",
-            subcommands=(_SUBMIT, _SCRIPT, _STATUS, _HISTORY, _CANCEL, _VALIDATE, _DRAIN, _RESUME, _QUEUES),
+            subcommands=(
+                _SUBMIT,
+                _SCRIPT,
+                _STATUS,
+                _HISTORY,
+                _CANCEL,
+                _VALIDATE,
+                _DRAIN,
+                _RESUME,
+                _QUEUES,
+                _MAILBOXES,
+            ),
         )
     ]

@@ -167,6 +167,23 @@ def validate(args: Namespace) -> int:
     return 1 if faults else 0
 
 
+@command
+def mailboxes(args: Namespace) -> int:
+    """Show how far mailboxes were read."""
+    marks = with_store(lambda store: store.mail_folders.all())
+    if args.output == "json":
+        shown = ("mailbox", "folder", "counts", "changed_at")
+        say_json([{name: getattr(m, name) for name in shown} | {"waiting": len(m.waiting)} for m in marks])
+        return 0
+    for mark in marks:
+        counts = [f"{number} {name}" for name, number in sorted(mark.counts.items()) if number]
+        since = "" if mark.changed_at is None else f"; {mark.changed_at.astimezone():%Y-%m-%d %H:%M:%S}"
+        say(f"{mark.mailbox}, {mark.folder}: {', '.join([*counts, f'{len(mark.waiting)} waiting'])}{since}")
+    if not marks:
+        say("No mailbox was read yet.")
+    return 0
+
+
 async def _cancel(run: runs.Run, store: JobStore, *, wait_s: float | None) -> int:
     jobs = await runs.cancel_experiment(run, store, by=user_name() or "the command line")
     if run.over and not jobs:

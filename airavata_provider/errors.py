@@ -24,6 +24,8 @@
      ├─ JobCanceled                 the job was cancelled
      ├─ JobUnknown                  the store has no job of that name
      ├─ StoreError *                the job store did not answer
+     ├─ MailError *                 a mail server did not answer, or not as it should
+     │   └─ MailLoginRefused *      it does not accept our credentials
      ├─ ContainerFailed             a parser's container ended with a status that is not 0
      └─ DeadlineExceeded            a task took longer than its pattern allows
 
@@ -211,6 +213,16 @@ class StoreError(AiravataError):
     """The job store did not answer."""
 
     transient = True
+
+
+class MailError(AiravataError):
+    """A mail server did not answer, or not as it should."""
+
+    transient = True
+
+
+class MailLoginRefused(MailError):
+    """A mail server does not accept our credentials."""
 
 
 class ContainerFailed(AiravataError):

@@ -1,7 +1,7 @@
-"""The DAG that keeps the reconciler alive: an asset whose watcher is our service trigger.
+"""The DAG that keeps the reconciler and the monitors alive: an asset whose watcher is our service trigger.
 
 It never runs. Pausing it stops nothing that waits, but after a restart of every triggerer nobody repeats the
-cancellations of runs that are over until the next job is waited for.
+cancellations of runs that are over until the next job is waited for, and nobody reads mailboxes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def keeper_dag() -> DAG:
     )
     with DAG(
         dag_id=DAG_ID,
-        description="Keeps the service alive that polls clusters and repeats cancellations; it never runs",
+        description="Keeps alive what polls clusters, repeats cancellations and reads mailboxes; it never runs",
         schedule=[asset],
         start_date=datetime(2020, 1, 1),  # noqa: DTZ001 - Airflow reads it in its own time zone
         catchup=False,

@@ -7,7 +7,7 @@ scripts/environment.sh
 export PATH="$PWD/.venv/bin:$PATH"
 
 mine=()
-for part in ssh slurm gridengine postgres docker; do
+for part in ssh dovecot slurm gridengine postgres docker; do
   scripts/testbed.sh status "$part" >/dev/null || mine+=("$part")
 done
 finish() {

@@ -5,7 +5,7 @@
 #   scripts/testbed.sh down [part…]   stop what `up` started
 #   scripts/testbed.sh status         one line per part; exit status 1 when one does not answer
 #
-# Parts: ssh slurm gridengine postgres docker (all of them when none is named). A part is one file in
+# Parts: ssh dovecot slurm gridengine postgres docker (all of them when none is named). A part is one file in
 # scripts/testbed/, which defines NAME_packages, NAME_start, NAME_answers, NAME_stop and NAME_facts, and is in PARTS.
 #
 # What always holds: every file is inside the bed's own folder (TESTBED_STATE, default .testbed in the project),
@@ -19,7 +19,7 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 STATE=${TESTBED_STATE:-$PROJECT/.testbed}
-PARTS=(ssh slurm gridengine postgres docker)
+PARTS=(ssh dovecot slurm gridengine postgres docker)
 BED_USER=airavata-test
 MARK=airavata-testbed
 
@@ -37,12 +37,13 @@ until_true() {
 }
 
 # pid_of PIDFILE : its process id, if that process was started from this bed's folder. A zombie has neither a
-# command line nor an environment, and a process id that was given away again names another folder.
+# command line nor an environment, and a process id that was given away again names another folder. A grep that
+# stops reading at its first find (-q) would break the pipe, which pipefail takes for a failure.
 pid_of() {
   local pid
   pid=$(head -n 1 "$1" 2>/dev/null | tr -d '[:space:]') || return 1
   [[ $pid =~ ^[0-9]+$ ]] || return 1
-  cat "/proc/$pid/cmdline" "/proc/$pid/environ" 2>/dev/null | tr '\0' '\n' | grep -qF "$ROOM/" || return 1
+  cat "/proc/$pid/cmdline" "/proc/$pid/environ" 2>/dev/null | tr '\0' '\n' | grep -F "$ROOM/" >/dev/null || return 1
   printf '%s\n' "$pid"
 }
 
@@ -67,7 +68,7 @@ as_user() {
   (cd / && setpriv --reuid "$user" --regid "$(id -g "$user")" --init-groups -- "$@")
 }
 
-listens() { ss -Hltn "sport = :$1" | grep -q .; }
+listens() { ss -Hltn "sport = :$1" | grep . >/dev/null; }
 
 # port NAME FIRST PIDFILE : sets $port to the server's port: the remembered one as long as it is free or our own
 # server holds it, else the first one from FIRST on that is free and not kept for another of our servers

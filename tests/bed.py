@@ -25,6 +25,9 @@ class Bed:
     :param sge_root: Grid Engine's cell is in its folder ``default``
     :param postgres_url: ``postgresql://`` URL of a superuser
     :param docker_host: what ``DOCKER_HOST`` has to be
+    :param imap_password: of every account of the IMAP server; an account is a maildir in ``mail_root``
+    :param mailer: ``mailer -s SUBJECT NAME <BODY`` delivers into the maildir of that name
+    :param dovecot_conf: with it, ``dovecot -c`` starts a killed Dovecot again
     """
 
     ssh_host: str
@@ -43,6 +46,12 @@ class Bed:
     postgres_url: str
     docker_image: str
     docker_host: str
+    imap_port: int
+    imap_password: str
+    mail_root: Path
+    mailer: Path
+    dovecot_conf: Path
+    dovecot_pid_file: Path
 
     @classmethod
     def load(cls, file: Path) -> Bed:

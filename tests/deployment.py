@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ class Site:
     :param storage: the root of its storage resource ``files``
     :param patterns: its own folder of patterns
     :param dags: its folder of hand-written DAGs
+    :param catalog: its folder of catalog files
+    :param mailbox: the account of its Connection ``mailbox`` on the bed's IMAP server; nothing reads it yet
     """
 
     airflow: AirflowInstance
@@ -31,6 +32,8 @@ class Site:
     storage: Path
     patterns: Path
     dags: Path
+    catalog: Path
+    mailbox: str
 
     def request(self, resource: str = "cluster", **inputs: Any) -> dict[str, Any]:
         """An experiment of the application ``upper``; its outputs get a folder of their own."""
@@ -70,6 +73,18 @@ def bed_connection(bed: Bed) -> dict[str, Any]:
     }
 
 
+def mailbox_connection(bed: Bed, account: str) -> dict[str, Any]:
+    """The Airflow Connection to an account of the test bed's Dovecot."""
+    return {
+        "conn_type": "imap",
+        "host": "127.0.0.1",
+        "port": bed.imap_port,
+        "login": account,
+        "password": bed.imap_password,
+        "extra": {"use_ssl": False},
+    }
+
+
 @contextmanager
 def make_site(
     bed: Bed,
@@ -93,15 +108,18 @@ def make_site(
         "AIRFLOW__AIRAVATA__POLL_INTERVAL": "5",
         "DOCKER_HOST": bed.docker_host,
     }
+    mailbox = f"site-{uuid.uuid4().hex[:12]}"
     with AirflowInstance(
         folder / "airflow",
         database_url=database_url,
         airavata_url=airavata_url,
-        connections={"bed": json.loads(json.dumps(bed_connection(bed)))},
+        connections={"bed": bed_connection(bed), "mailbox": mailbox_connection(bed, mailbox)},
         settings={**own, **(settings or {})},
         dags_folder=folders["dags"],
         triggerers=triggerers,
     ) as airflow:
         airflow.wait_for_dag("hpc_batch")
         airflow.wait_for_dag("hpc_batch_fast")
-        yield Site(airflow, bed, folders["storage"], folders["patterns"], folders["dags"])
+        yield Site(
+            airflow, bed, folders["storage"], folders["patterns"], folders["dags"], folders["catalog"], mailbox
+        )

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, case, exists, func, select
+from sqlalchemy import Select, case, exists, func, or_, select
 
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.records import Records
@@ -37,6 +37,12 @@ class Queries(Records):
             for chunk in _chunks(names)
             for job in await self._jobs(select(tables.job).where(tables.job.c.name.in_(chunk)))
         ]
+
+    async def jobs_told_of(self, native_ids: Collection[str], names: Collection[str]) -> list[Job]:
+        """Jobs that have one of those ids of a scheduler, or one of those names; one query for a batch of news."""
+        column = tables.job.c
+        query = select(tables.job).where(or_(column.native_id.in_(set(native_ids)), column.name.in_(set(names))))
+        return await self._jobs(query) if native_ids or names else []
 
     async def latest(self, task: TaskIdentity) -> Job | None:
         """The job, or an array, of that submission task's highest attempt."""

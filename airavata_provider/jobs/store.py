@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from airavata_provider.errors import DeadlineExceeded, JobUnknown
 from airavata_provider.jobs.admissions import Admissions
 from airavata_provider.jobs.arrays import elements_of
+from airavata_provider.jobs.mail_folders import MailFolders
 from airavata_provider.jobs.queries import Queries
 from airavata_provider.jobs.rounds import waits
 from airavata_provider.jobs.unit import Unit, Work
@@ -48,6 +49,7 @@ class JobStore(Queries, Admissions):
     def __init__(self, url: str, *, watch_interval: float = 0.5, pool_size: int = 5) -> None:
         super().__init__(url, pool_size)
         postgres = self._engine.dialect.name == "postgresql"
+        self.mail_folders = MailFolders(self._engine)
         self._watcher = Watcher(
             self.jobs_named,
             self.versions_since,
@@ -64,6 +66,7 @@ class JobStore(Queries, Admissions):
         for each in self.closers:
             await each()
         await self._watcher.close()
+        await self.mail_folders.close()
         await super().close()
 
     # --- jobs and their submission

@@ -5,7 +5,8 @@ dataclasses in ``models``.
 it; ``airavata_submission`` is the journal of that intent, append-only; ``airavata_job_event`` is every piece
 of news, append-only, with what it did; ``airavata_task`` holds the checkpoints of tasks; ``airavata_lease``
 who runs a service that must run once; ``airavata_placement`` where experiments run that left the choice to us;
-``airavata_availability`` what people said about resources: drained, down.
+``airavata_availability`` what people said about resources: drained, down;
+``airavata_mail_folder`` how far a folder of a mailbox was read.
 
 A change here needs a migration in ``migrations/versions``; a test compares the two. Imports SQLAlchemy and
 nothing that does I/O.
@@ -133,6 +134,8 @@ job = Table(
     Index(None, "changed_at"),
     Index(None, "ended_at", "resource"),
     Index(None, "cancel_requested_at", "canceled_at"),
+    # Whose news a mail brings.
+    Index(None, "native_id"),
 )
 
 job_event = Table(
@@ -217,4 +220,18 @@ availability = Table(
     Column("by", String(250), nullable=False),
     Column("reason", Text, nullable=False),
     Column("jobs", Integer),
+)
+
+mail_folder = Table(
+    "airavata_mail_folder",
+    metadata,
+    Column("mailbox", String(100), primary_key=True),
+    Column("folder", String(250), primary_key=True),
+    Column("uidvalidity", BigInteger, nullable=False),
+    Column("uid", BigInteger, nullable=False),
+    Column("old_uid", BigInteger, nullable=False),
+    Column("waiting", JSON, nullable=False),
+    Column("counts", JSON, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
 )

@@ -1,9 +1,9 @@
-"""The catalog: every compute resource, storage resource and application that a deployment knows, and what gateways
-may use.
+"""The catalog: every compute resource, storage resource, application and mailbox that a deployment knows, and what
+gateways may use.
 
 Several files in several folders are one catalog; a file is a mapping with ``compute_resources:``,
-``storage_resources:``, ``applications:`` and ``gateways:``, each from name to entry. It is loaded whole or not at
-all, and a catalog that loads fits together: what one entry names exists.
+``storage_resources:``, ``applications:``, ``gateways:`` and ``mailboxes:``, each from name to entry. It is loaded
+whole or not at all, and a catalog that loads fits together: what one entry names exists.
 
 Imports no Airflow; reads the files in the folders it is given.
 """
@@ -20,11 +20,12 @@ from pydantic import ValidationError
 from airavata_provider.errors import CatalogError, Fault, FaultyInput
 from airavata_provider.models.application import Application
 from airavata_provider.models.gateway import Gateway
+from airavata_provider.models.mailbox import Mailbox
 from airavata_provider.models.resource import ComputeResource, StorageResource
 from airavata_provider.models.source import Document, faults_of, read_yaml
 from airavata_provider.models.values import suggestion
 
-Entry = ComputeResource | StorageResource | Application | Gateway
+Entry = ComputeResource | StorageResource | Application | Gateway | Mailbox
 _T = TypeVar("_T", ComputeResource, StorageResource, Application)
 
 _SECTIONS: Mapping[str, type[Entry]] = {
@@ -32,6 +33,7 @@ _SECTIONS: Mapping[str, type[Entry]] = {
     "storage_resources": StorageResource,
     "applications": Application,
     "gateways": Gateway,
+    "mailboxes": Mailbox,
 }
 
 
@@ -43,6 +45,7 @@ class Catalog:
     storage_resources: Mapping[str, StorageResource] = field(default_factory=dict)
     applications: Mapping[str, Application] = field(default_factory=dict)
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
+    mailboxes: Mapping[str, Mailbox] = field(default_factory=dict)
 
     def application(self, name: str) -> Application:
         """:raises CatalogError: there is none of that name."""
@@ -166,6 +169,12 @@ class _Reader:
                     place = ("gateways", name)
                     message = f"no such compute resource{suggestion(where, resources)}"
                     faults.append(self._documents[place].fault((*place, "resources", where), message))
+        for name, mailbox in self.entries["mailboxes"].items():
+            assert isinstance(mailbox, Mailbox)  # noqa: S101  # by the section
+            for served in mailbox.resources:
+                if served not in resources:
+                    message = f"no such compute resource {served!r}{suggestion(served, resources)}"
+                    faults.append(self._documents["mailboxes", name].fault(("mailboxes", name, "resources"), message))
         defaults = [
             name
             for name, storage in self.entries["storage_resources"].items()

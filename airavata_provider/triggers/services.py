@@ -121,12 +121,21 @@ class AirflowServices(HostServices):
             patience=Patience(over_s=set_.unknown_grace, unreachable_s=set_.unreachable_grace),
         )
 
+    def keep_monitors(self) -> None:
+        """See to it that the monitors that run as services do, here or in another triggerer."""
+        from airavata_provider.monitors.base import MonitorContext
+        from airavata_provider.monitors.keeper import ensure_keeper
+
+        ensure_keeper(MonitorContext(self.store, self.catalog, _connection))
+
     async def close(self) -> None:
         """Let go of connections and the database; for hosts whose loop ends with the task."""
         from airavata_provider.jobs.reconcile import stop_reconciler
         from airavata_provider.jobs.store import close_store
+        from airavata_provider.monitors.keeper import stop_keeper
         from airavata_provider.ssh.pool import close_pool
 
+        await stop_keeper()
         await stop_reconciler()
         await close_pool()
         await close_store()
@@ -141,7 +150,7 @@ async def _connection(conn_id: str) -> Any:
     except AirflowNotFoundException as error:
         raise ConfigurationError(
             f"there is no Airflow connection {conn_id!r}",
-            advice="make it (type ssh or airavata_ssh), or correct the catalog's entry that names it",
+            advice="make it (type ssh, airavata_ssh or imap), or correct the catalog's entry that names it",
         ) from error
 
 

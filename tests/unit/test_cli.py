@@ -17,6 +17,7 @@ from airavata_provider import cli_commands, runs
 from airavata_provider.cli import get_airavata_cli_commands
 from airavata_provider.deployment import Deployment, get_deployment
 from airavata_provider.errors import Fault
+from airavata_provider.jobs.mail_folders import MailFolder
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.identity import birth
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState, TaskRecord, TaskState
@@ -446,6 +447,18 @@ def test_validate_tells_every_fault_with_its_place(
     for name in ("e.yaml: application", "e.yaml: compute_resource", "p.yaml:3", "x.yaml:1", "y.yaml:", "none.yaml"):
         assert name in places
     assert len(told["checked"]) == 4
+
+
+def test_mailboxes(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("mailboxes") == 0
+    assert "No mailbox" in capsys.readouterr().out
+    mark = MailFolder("box", "INBOX", 1, 9, waiting={8: 1}, counts={"other": 2, "news": 3, "foreign": 0})
+    in_store(lambda store: store.mail_folders.write(mark))
+    assert call("mailboxes") == 0
+    assert capsys.readouterr().out.startswith("box, INBOX: 3 news, 2 other, 1 waiting; 2")
+    assert call("mailboxes", "-o", "json") == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["mailbox"], told["folder"], told["waiting"], told["counts"]["news"]) == ("box", "INBOX", 1, 3)
 
 
 def test_validate_good_files(folder: Path) -> None:

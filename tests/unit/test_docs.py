@@ -43,7 +43,7 @@ from tests.unit.docs_pages import (
 
 EXAMPLES = PROJECT / "examples" / "catalog"
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-_CATALOG = {"compute_resources", "storage_resources", "applications", "gateways"}
+_CATALOG = {"compute_resources", "storage_resources", "applications", "gateways", "mailboxes"}
 
 
 def test_generated_parts_are_current() -> None:

@@ -24,6 +24,7 @@ from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.job import Effect, JobEvent, JobState, SubmissionState
 from airavata_provider.models.options import JobOptions
 from airavata_provider.models.pattern import TEMPLATE_NAMES, _Handling, _PatternModel, _TaskModel
+from airavata_provider.monitors.mail.reader import Count
 from airavata_provider.schedulers.sge_options import SITE_WORDS
 from airavata_provider.settings import Settings
 from airavata_provider.tasks.registry import task_types
@@ -119,6 +120,8 @@ NAMES: Mapping[str, Callable[[], set[str]]] = {
     "container": lambda: model_fields(f"{_APPLICATION}.Container"),
     "gateway": lambda: model_fields("models.gateway.Gateway") - {"name"},
     "gateway on resource": lambda: model_fields("models.gateway.GatewayOnResource"),
+    "mailbox": lambda: model_fields("models.mailbox.Mailbox") - {"name"},
+    "mail counts": lambda: set(Count),
     "pattern": lambda: set(_PatternModel.model_fields),
     "task": lambda: set(_TaskModel.model_fields),
     "variables": lambda: set(TEMPLATE_NAMES),

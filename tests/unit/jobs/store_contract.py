@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from airavata_provider.errors import JobUnknown, StoreError
+from airavata_provider.jobs.mail_folders import MailFolder
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.identity import TaskIdentity
@@ -332,6 +333,28 @@ class StoreContract(StoreFixtures):
         assert not await store.lease("poll", loser, 60)
         assert await store.lease("poll", winner, 0)
         assert await other.lease("poll", loser, 60)
+
+    async def test_marks_of_mail_folders(self, store: JobStore, other: JobStore) -> None:
+        assert await store.mail_folders.read("box", "INBOX") is None
+        mark = MailFolder("box", "INBOX", 2**32 - 1, uid=2**32 - 1, old_uid=7, waiting={5: 1}, counts={"news": 3})
+        first = await store.mail_folders.write(mark)
+        assert first.version == 1
+        found = await other.mail_folders.read("box", "INBOX")
+        assert found == first
+        assert found is not None
+        second = await other.mail_folders.write(replace(found, waiting={}, old_uid=0))
+        for stale in (first, mark):
+            with pytest.raises(StoreError):
+                await store.mail_folders.write(stale)
+        another = await store.mail_folders.write(MailFolder("box", "Archive", 1))
+        assert await store.mail_folders.all() == [another, second]
+
+    async def test_jobs_that_news_may_be_about(self, store: JobStore) -> None:
+        for name in ("a1", "a2", "a3"):
+            await self.submitted_job(store, name)
+        found = await store.jobs_told_of({"id-a1", "id-x"}, {"a2", "x"})
+        assert sorted(job.name for job in found) == ["a1", "a2"]
+        assert await store.jobs_told_of((), ()) == []
 
     async def test_wait_is_woken_by_another_process(self, store: JobStore, other: JobStore) -> None:
         await self.submitted_job(store)

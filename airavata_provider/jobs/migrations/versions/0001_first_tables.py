@@ -88,6 +88,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_airavata_job_array"), "airavata_job", ["array"])
     op.create_index(op.f("ix_airavata_job_changed_at"), "airavata_job", ["changed_at"])
     op.create_index(op.f("ix_airavata_job_ended_at_resource"), "airavata_job", ["ended_at", "resource"])
+    op.create_index(op.f("ix_airavata_job_native_id"), "airavata_job", ["native_id"])
 
     op.create_table(
         "airavata_lease",
@@ -95,6 +96,19 @@ def upgrade() -> None:
         sa.Column("holder", sa.String(length=250), nullable=False),
         sa.Column("expires_at", _moment(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_airavata_lease")),
+    )
+    op.create_table(
+        "airavata_mail_folder",
+        sa.Column("mailbox", sa.String(length=100), nullable=False),
+        sa.Column("folder", sa.String(length=250), nullable=False),
+        sa.Column("uidvalidity", sa.BigInteger(), nullable=False),
+        sa.Column("uid", sa.BigInteger(), nullable=False),
+        sa.Column("old_uid", sa.BigInteger(), nullable=False),
+        sa.Column("waiting", sa.JSON(), nullable=False),
+        sa.Column("counts", sa.JSON(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("changed_at", _moment(), nullable=False),
+        sa.PrimaryKeyConstraint("mailbox", "folder", name=op.f("pk_airavata_mail_folder")),
     )
     op.create_table(
         "airavata_task",
@@ -184,6 +198,7 @@ def downgrade() -> None:
     op.drop_table("airavata_submission")
     op.drop_table("airavata_job_event")
     op.drop_table("airavata_task")
+    op.drop_table("airavata_mail_folder")
     op.drop_table("airavata_lease")
 
     op.drop_table("airavata_job")

@@ -1,0 +1,100 @@
+"""PBS's and Torque's mail: the body says it all, by lines.
+
+``PBS Job Id: 123.server``, ``Job Name:   name``, then the event: ``Begun execution``; ``Execution terminated`` with
+``Exit_status=N``; ``Aborted by PBS Server`` with its reason in the next line; ``job deleted``. Statuses of 256 and
+more are a signal plus 256 (OpenPBS, Torque), so 271 is a SIGTERM: ``qdel``; negative ones are the server's own
+(``pbs_ifl.h``, ``JOB_EXEC_…``). Pure; no Airflow.
+"""
+
+from __future__ import annotations
+
+import re
+
+from airavata_provider.models.job import JobState
+from airavata_provider.models.outcome import Outcome
+from airavata_provider.monitors.mail.message import Mail
+from airavata_provider.monitors.mail.news import Decoder, MailNews
+
+_ID = re.compile(r"^\s*PBS Job Id:[ \t]*(\d+)(?:\[(\d*)\])?(?:\.([\w.-]+))?[ \t]*$", re.MULTILINE)
+_NAME = re.compile(r"^\s*Job Name:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+_EVENT = re.compile(
+    r"^[ \t]*(Begun execution|Execution terminated|Aborted by PBS Server|job deleted)\b[^\n]*\n?((?:.*\n?){0,2})",
+    re.MULTILINE | re.IGNORECASE,
+)
+_EXIT = re.compile(r"^\s*Exit_status=(-?\d+)", re.MULTILINE)
+_WALLTIME = re.compile(r"walltime", re.IGNORECASE)
+_MEMORY = re.compile(r"\b(?:p?v?mem)\b|memory", re.IGNORECASE)
+_SIGNALLED = 256
+_DELETED = _SIGNALLED + 15
+
+
+def decode(mail: Mail) -> MailNews | None:
+    """News from a body."""
+    job, name, event = _ID.search(mail.body), _NAME.search(mail.body), _EVENT.search(mail.body)
+    if job is None or name is None or event is None or job[2] == "":
+        return None  # 123[]: an array as a whole
+    verb = event[1].lower()
+    found = _EXIT.search(mail.body)
+    status = int(found[1][:9]) if found else None
+    exit_code, number, reason, outcome = None, None, "", None
+    if verb == "begun execution":
+        state = JobState.ACTIVE
+    elif verb == "job deleted":
+        state, outcome, reason = JobState.CANCELED, Outcome.CANCELED, event[1]
+    elif verb == "aborted by pbs server":
+        reason = _first_line(event[2]) or event[1]
+        state, outcome = JobState.FAILED, _aborted(reason)
+    elif status is None:
+        return None
+    else:
+        state, outcome, exit_code, number = _ended(status)
+        reason = "" if state is JobState.COMPLETE or exit_code is not None else f"Exit_status={status}"
+    number_, index, server = job[1], job[2], job[3] or ""
+    suffix = f".{server}" if server else ""
+    element = "" if index is None else f"[{index}]"
+    return MailNews(
+        native_id=f"{number_}{'[]' if index else ''}{suffix}",
+        name=name[1],
+        state=state,
+        at=mail.at,
+        outcome=outcome,
+        exit_code=exit_code,
+        signal=number,
+        reason=reason,
+        index=int(index) if index else None,
+        # qsub may have shown the server's name, its short name, or none.
+        other_ids=tuple(dict.fromkeys(f"{number_}{element}{tail}" for tail in _tails(server))),
+    )
+
+
+def _tails(server: str) -> list[str]:
+    labels = server.split(".") if server else []
+    return ["".join(f".{label}" for label in labels[:count]) for count in range(len(labels), -1, -1)]
+
+
+def _ended(status: int) -> tuple[JobState, Outcome, int | None, int | None]:
+    """State, outcome, exit code and signal of an ``Exit_status``."""
+    if status == 0:
+        return JobState.COMPLETE, Outcome.COMPLETED, 0, None
+    if status == _DELETED:
+        return JobState.CANCELED, Outcome.CANCELED, None, 15
+    if status > _SIGNALLED:
+        return JobState.FAILED, Outcome.SIGNALED, None, status - _SIGNALLED
+    # Below zero is the server's word, no program's.
+    return JobState.FAILED, Outcome.FAILED, status if status > 0 else None, None
+
+
+def _aborted(reason: str) -> Outcome:
+    if _WALLTIME.search(reason) and not _MEMORY.search(reason):
+        return Outcome.WALLTIME
+    if _MEMORY.search(reason) and not _WALLTIME.search(reason):
+        return Outcome.OUT_OF_MEMORY
+    return Outcome.FAILED
+
+
+def _first_line(text: str) -> str:
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return next((line for line in lines if line and not _EXIT.match(line)), "")[:300]
+
+
+DECODER = Decoder(re.compile(r"\bPBS JOB\b", re.IGNORECASE), decode)

@@ -1,0 +1,100 @@
+"""Maildirs that the test bed's Dovecot serves, and messages in them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+
+from imapclient import IMAPClient
+
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.job import Job
+from airavata_provider.monitors.mail.imap import Account
+from tests.bed import Bed
+
+SENDER = "slurm@cluster.test"
+
+
+@dataclass(frozen=True)
+class Maildir:
+    """An account of the IMAP server with its maildir.
+
+    :param name: of the account; mail to ``name@anything`` comes here
+    """
+
+    name: str
+    path: Path
+    account: Account
+
+    def deliver(self, subject: str, body: str = "", *, sender: str = SENDER, extra: str = "") -> None:
+        """Put a message into the inbox, as a mail server does: under another name first."""
+        self.deliver_raw(message(subject, body, sender=sender, extra=extra))
+
+    def deliver_raw(self, raw: bytes, *, age_s: float = 0) -> None:
+        """Put those bytes into the inbox.
+
+        :param age_s: seconds since it came
+        """
+        name = f"{int(time.time())}.{uuid.uuid4().hex}.test"
+        file = self.path / "tmp" / name
+        file.write_bytes(raw)
+        os.chown(file, self.path.stat().st_uid, self.path.stat().st_gid)
+        if age_s:
+            os.utime(file, (time.time() - age_s,) * 2)
+        file.rename(self.path / "new" / name)
+
+    def flags(self, folder: str = "INBOX") -> dict[str, set[bytes]]:
+        """Flags of the folder's messages by their subjects."""
+        with self.client() as client:
+            client.select_folder(folder, readonly=True)
+            found = client.fetch(uids, ["FLAGS", "ENVELOPE"]) if (uids := client.search()) else {}
+        return {item[b"ENVELOPE"].subject.decode(): {*item[b"FLAGS"]} - {b"\\Recent"} for item in found.values()}
+
+    def client(self) -> IMAPClient:
+        """Another program that reads mail; logged in."""
+        client = IMAPClient(self.account.host, self.account.port, ssl=False)
+        client.login(self.account.user, self.account.password)
+        return client
+
+
+def message(subject: str, body: str = "", *, sender: str = SENDER, extra: str = "") -> bytes:
+    """A plain message.
+
+    :param extra: further header lines, each with its line end
+    """
+    head = f"From: <{sender}>\nSubject: {subject}\nDate: {format_datetime(datetime.now(UTC))}\n"
+    return f"{head}Message-ID: <{uuid.uuid4().hex}@test>\n{extra}\n{body}".encode()
+
+
+@contextmanager
+def maildir(bed: Bed, name: str | None = None) -> Iterator[Maildir]:
+    """A fresh account, removed afterwards. Anybody may deliver into it, as schedulers run as several users."""
+    name = name or f"box-{uuid.uuid4().hex[:12]}"
+    path = bed.mail_root / name
+    path.mkdir()
+    for folder, mode in (("cur", 0o700), ("new", 0o733), ("tmp", 0o733)):
+        (path / folder).mkdir()
+        (path / folder).chmod(mode)
+        shutil.chown(path / folder, bed.ssh_user, bed.ssh_user)
+    shutil.chown(path, bed.ssh_user, bed.ssh_user)
+    path.chmod(0o711)
+    try:
+        yield Maildir(name, path, Account("127.0.0.1", bed.imap_port, name, bed.imap_password, use_ssl=False))
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+async def known_job(store: JobStore, name: str, native_id: str | None, resource: str = "cluster") -> Job:
+    """A job in the store, with its id when the scheduler told it."""
+    job = await store.intend(
+        Job(name, "dag", "run", name, -1, 1, resource=resource, directory="/scratch", created_at=datetime.now(UTC))
+    )
+    return job if native_id is None else await store.submitted(name, native_id, datetime.now(UTC))
