@@ -84,6 +84,7 @@ class AirflowInstance(AirflowREST):
     :param dags_folder: served by a second bundle, for hand-written DAGs
     :param patterns: whether the patterns' bundle is configured
     :param triggerers: how many
+    :param log_level: of all components
     """
 
     user = "admin"
@@ -99,6 +100,7 @@ class AirflowInstance(AirflowREST):
         dags_folder: Path | None = None,
         patterns: bool = True,
         triggerers: int = 1,
+        log_level: str = "INFO",
     ) -> None:
         self.home = home.resolve()
         self.home.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,7 @@ class AirflowInstance(AirflowREST):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.password = secrets.token_urlsafe(12)
-        self.environment = self._environment(database_url, airavata_url)
+        self.environment = self._environment(database_url, airavata_url, log_level)
         self._bundles(dags_folder, patterns)
         for name, connection in (connections or {}).items():
             self.environment[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(connection)
@@ -125,7 +127,7 @@ class AirflowInstance(AirflowREST):
 
     # -- configuration ---------------------------------------------------------------------------------------
 
-    def _environment(self, database_url: str | None, airavata_url: str | None) -> dict[str, str]:
+    def _environment(self, database_url: str | None, airavata_url: str | None, level: str) -> dict[str, str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "PYTEST_"))}
         passwords = self.home / "passwords.json"
         passwords.write_text(json.dumps({self.user: self.password}))
@@ -151,6 +153,7 @@ class AirflowInstance(AirflowREST):
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(self.home / "bundles"),
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.home / "logs"),
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": level,
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             "AIRFLOW__AIRAVATA__SQL_ALCHEMY_CONN": airavata_url or f"sqlite:///{self.home}/airavata.db",
