@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All checks and tests, on real servers. What this starts of the test bed, it stops at the end (KEEP=1 leaves it up).
-# Arguments go to pytest.
+# Arguments go to pytest. CHECKED=1: `make check` has just passed and is not done again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/environment.sh
@@ -27,7 +27,11 @@ fi
 # that both use runs alone, at the end.
 others=build/test-integration.log
 mkdir -p build
-{ scripts/check.sh && python -m pytest -q --durations=10 -m integration; } >"$others" 2>&1 </dev/null &
+{
+  [[ ${CHECKED:-0} == 1 ]] || scripts/check.sh
+  python -m pytest -q -n 2 -m batch
+  python -m pytest -q --durations=10 -m integration
+} >"$others" 2>&1 </dev/null &
 beside=$!
 ended=0
 python -m pytest -q --durations=10 -m 'e2e and not kills' || ended=$?

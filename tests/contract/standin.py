@@ -16,6 +16,7 @@ from tests.standins.model import FOLDER, Settings, Trouble
 STANDINS = Path(__file__).resolve().parents[1] / "standins"
 
 
+@pytest.mark.batch
 class StandIn(SchedulerContract, WalltimeContract):
     """On the stand-in of that name."""
 

@@ -21,6 +21,7 @@ from tests.contract.hosts import LocalHost
 from tests.contract.suite import WalltimeContract
 
 
+@pytest.mark.batch
 class TestFork(WalltimeContract):
     """Detached processes of this machine."""
 

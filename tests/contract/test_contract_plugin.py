@@ -42,6 +42,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     sys.modules.pop("imaginary_scheduler", None)
 
 
+@pytest.mark.batch
 class TestImaginary(JobsContract):
     """The example of the documentation."""
 

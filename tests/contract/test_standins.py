@@ -15,6 +15,9 @@ from tests.standins.model import CANCELLED, DEPENDENCY, MEMORY, NODE, WALLTIME, 
 WAITS = 30.0
 
 
+pytestmark = pytest.mark.batch
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path / "state", Settings(kill_delay_s=0.5, keep_s=600))
