@@ -19,6 +19,8 @@ from airavata_provider.errors import AiravataError, JobCanceled, JobFailed, Stor
 from airavata_provider.jobs.state import ends_as
 from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import Job, JobState
+from airavata_provider.models.rules import NotAgain, Rule, made_by
+from airavata_provider.tasks.answers import answer, submit_again
 from airavata_provider.tasks.arrays import failure
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.tasks.submission import request_end
@@ -40,6 +42,7 @@ class MonitorParameters(Parameters):
     directory: str | None = Field(default=None, pattern=r"^/")
     walltime_s: int | None = Field(default=None, ge=1)
     output: str | None = Field(default="stdout.txt", min_length=1)
+    on_outcome: tuple[Rule, ...] = Field(default=(), json_schema_extra={"answers": "upstream_task"})
 
     @model_validator(mode="after")
     def _one_job(self) -> MonitorParameters:
@@ -75,8 +78,20 @@ class Monitor(Task[MonitorParameters]):
             )
         await context.services.watch()
         if job.size is not None:
+            if context.parameters.on_outcome:
+                context.log.warning("The rules of on_outcome do not hold for arrays: clear the submission instead")
             return await self._array_end(context)
-        return self._end(context, await self._wait(context, job))
+        while True:
+            if made_by(job) is not None and job.native_id is None and job.cancel_requested_at is None:
+                await submit_again(context, job, first=False)
+            job = await self._wait(context, job)
+            try:
+                following = await answer(context, context.parameters.on_outcome, job)
+            except NotAgain as why:
+                return self._end(context, job, str(why))
+            if following is None:
+                return self._end(context, job)
+            job = following
 
     async def _wait(self, context: TaskContext[Any], job: Job) -> Job:
         context.log.info("Waiting for job %s (%s) on %s", job.native_id, job.name, job.resource)
@@ -122,7 +137,8 @@ class Monitor(Task[MonitorParameters]):
                     return await store.wait(job.name)
         return await store.wait(job.name)
 
-    def _end(self, context: TaskContext[Any], job: Job) -> TaskResult:
+    def _end(self, context: TaskContext[Any], job: Job, note: str = "") -> TaskResult:
+        """:param note: why no rule made another attempt"""
         where = f"job {job.native_id or job.name} on {job.resource}"
         end = ends_as(job)
         if job.state is not None and end is JobState.COMPLETE:
@@ -131,6 +147,7 @@ class Monitor(Task[MonitorParameters]):
                 {
                     "job": job.name,
                     "native_id": job.native_id,
+                    "attempt": job.attempt,
                     "state": job.state.value,
                     "exit_code": job.exit_code,
                     "submitted_at": _iso(job.submitted_at),
@@ -144,7 +161,7 @@ class Monitor(Task[MonitorParameters]):
             raise JobCanceled(f"cancelled by {who}{_because(job)}", where=where)
         if end is JobState.FAILED:
             raise JobFailed(
-                f"failed{_how(job)}{_because(job)}",
+                f"failed{_how(job)}{_because(job)}{f'; {note}' if note else ''}",
                 where=where,
                 advice="its standard output and error are fetched by the next task" if job.ours else "",
             )
