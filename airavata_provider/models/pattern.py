@@ -312,12 +312,8 @@ def _answer_faults(
         submissions = [each for each in _upstream(after, task.id) if by_id[each].type == "submit"]
         of = task.parameters.get("job") or next(iter(submissions), None)
         if of not in submissions:
-            why = (
-                "no task before this one submits"
-                if of is None
-                else f"{shown(of)} is not a submit task before this one"
-            )
-            yield document.fault(location, why)
+            named = "no task" if of is None else f"{shown(of)} is no task"
+            yield document.fault(location, f"{named} before this one that submits a job")
         elif by_id[of].parameters.get("elements"):
             yield document.fault(location, f"{of!r} submits an array, of which no rule makes another attempt")
 

@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from airavata_provider.models.job import Job
 from airavata_provider.models.outcome import Outcome
-from airavata_provider.models.values import Count, Model, clock, shown, suggestion, whole_number
+from airavata_provider.models.values import Count, Model, clock, shown, suggestion, upper, whole_number
 
 MADE_BY = "made_by"
 """Where an attempt's request tells of the rule that made it: ``rule`` (its number, from 1), ``of`` (the attempt that
@@ -51,13 +51,14 @@ def _factor(value: object) -> object:
 
 
 def _outcomes(value: object) -> object:
-    words = value if isinstance(value, list | tuple) else [value]
+    words: list[object] = [*value] if isinstance(value, list | tuple) else [value]
     known = [outcome.value for outcome in ANSWERABLE]
-    for word in words:
-        if not isinstance(word, str) or word.upper() not in known:
+    found = [upper(word) for word in words]
+    for word in found:
+        if word not in known:
             near = suggestion(word if isinstance(word, str) else "", known)
             raise ValueError(f"{shown(word)} is no outcome that a rule can answer{near}")
-    return tuple(word.upper() for word in words)
+    return tuple(found)
 
 
 Factor = Annotated[str, BeforeValidator(_factor)]

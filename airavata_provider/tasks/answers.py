@@ -25,7 +25,8 @@ RECORD_S = 300.0
 killed."""
 
 PAUSES_S = (10.0, 600.0)
-"""Between two tries to submit while the host cannot be reached: the first, each next one twice as long, the longest."""
+"""Between two tries to submit while the host cannot be reached: the first pause, and the longest; each is twice the
+one before."""
 
 
 async def answer(context: TaskContext[Any], rules: Sequence[Rule], job: Job) -> Job | None:

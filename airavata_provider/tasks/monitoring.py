@@ -82,11 +82,15 @@ class Monitor(Task[MonitorParameters]):
                 context.log.warning("The rules of on_outcome do not hold for arrays: clear the submission instead")
             return await self._array_end(context)
         while True:
-            if made_by(job) is not None and job.native_id is None and job.cancel_requested_at is None:
+            if made_by(job) is not None and job.native_id is None:
                 await submit_again(context, job, first=False)
             job = await self._wait(context, job)
             try:
                 following = await answer(context, context.parameters.on_outcome, job)
+            except StoreError as error:
+                context.log.warning("The job store does not answer: %s", error)
+                await asyncio.sleep(STORE_PAUSE_S)
+                continue
             except NotAgain as why:
                 return self._end(context, job, str(why))
             if following is None:

@@ -144,10 +144,8 @@ class Submit(Task[SubmitParameters]):
         request = replace(request, memory_mb=following.sizes.memory_mb, walltime_s=following.sizes.walltime_s)
         intent = self._intent(context, last.attempt + 1, request)
         asked = {**(intent.request or {}), MADE_BY: dict(following.made_by)}
-        intent = replace(
-            intent, queue=last.queue, request=asked, reason=f"after attempt {last.attempt}: {following.words}"
-        )
-        intent = await context.services.admitter().stamp(intent)
+        reason = f"after attempt {last.attempt}: {following.words}"
+        intent = await context.services.admitter().stamp(replace(intent, request=asked, reason=reason))
         job = await context.services.store.intend(intent, after=last.name)
         return job, job.created_at == intent.created_at
 
