@@ -9,6 +9,7 @@ Imports no Airflow, and neither asyncssh nor SQLAlchemy at its top.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,12 +30,12 @@ PAUSES_S = (10.0, 600.0)
 one before."""
 
 
-async def answer(context: TaskContext[Any], rules: Sequence[Rule], job: Job) -> Job | None:
-    """The attempt that a rule makes after this job, submitted; None where there is nothing to answer.
+async def answer(context: TaskContext[Any], rules: Sequence[Rule], job: Job) -> tuple[Job, bool] | None:
+    """The attempt that a rule makes after this job, its intent saved, and whether this call saved it; None where
+    there is nothing to answer.
 
     :param job: of the submission that is waited for; nothing more is awaited of it
     :raises NotAgain: no rule makes another attempt
-    :raises AiravataError: the attempt cannot be submitted
     """
     submission = context.submission
     if not rules or submission is None or not _failed(job):
@@ -53,11 +54,10 @@ async def answer(context: TaskContext[Any], rules: Sequence[Rule], job: Job) -> 
     if made.name == job.name:
         context.log.info("Not again: %s asked for its end", made.cancel_requested_by)
         return None
-    await submit_again(context, made, first=first)
-    return made
+    return made, first
 
 
-async def submit_again(context: TaskContext[Any], job: Job, *, first: bool) -> None:
+async def submit_again(context: TaskContext[Any], job: Job, *, first: bool) -> Job:
     """Submit an attempt whose intent is saved, or find it; waits through every trouble that time may cure.
 
     :param first: this very caller saved the intent, just now
@@ -74,6 +74,8 @@ async def submit_again(context: TaskContext[Any], job: Job, *, first: bool) -> N
     while True:
         try:
             native_id = await Submit().hand_over(submission, job, first)
+            context.log.info("Attempt %d is job %s on %s, named %s", job.attempt, native_id, job.resource, job.name)
+            return await submission.services.store.job(job.name) or job
         except (SubmissionRefused, SubmissionUncertain):
             raise
         except AiravataError as error:
@@ -82,10 +84,9 @@ async def submit_again(context: TaskContext[Any], job: Job, *, first: bool) -> N
             context.log.warning("Attempt %d cannot be submitted; again in %g s. %s", job.attempt, pause, error)
             await asyncio.sleep(pause)
             pause, first = min(2 * pause, longest), False
-            job = await submission.services.store.job(job.name) or job
-        else:
-            context.log.info("Attempt %d is job %s on %s, named %s", job.attempt, native_id, job.resource, job.name)
-            return
+            with contextlib.suppress(StoreError):
+                # It may wait for its admission again.
+                job = await submission.services.store.job(job.name) or job
 
 
 def bounds(resource: ComputeResource, job: Job) -> Sizes:

@@ -81,9 +81,10 @@ class Monitor(Task[MonitorParameters]):
             if context.parameters.on_outcome:
                 context.log.warning("The rules of on_outcome do not hold for arrays: clear the submission instead")
             return await self._array_end(context)
+        first = False
         while True:
             if made_by(job) is not None and job.native_id is None:
-                await submit_again(context, job, first=False)
+                job = await submit_again(context, job, first=first)
             job = await self._wait(context, job)
             try:
                 following = await answer(context, context.parameters.on_outcome, job)
@@ -95,7 +96,7 @@ class Monitor(Task[MonitorParameters]):
                 return self._end(context, job, str(why))
             if following is None:
                 return self._end(context, job)
-            job = following
+            job, first = following
 
     async def _wait(self, context: TaskContext[Any], job: Job) -> Job:
         context.log.info("Waiting for job %s (%s) on %s", job.native_id, job.name, job.resource)
