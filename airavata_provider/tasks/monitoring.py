@@ -86,6 +86,9 @@ class Monitor(Task[MonitorParameters]):
             if made_by(job) is not None and job.native_id is None:
                 job = await submit_again(context, job, first=first)
             job = await self._wait(context, job)
+            if not context.parameters.on_outcome:
+                return self._end(context, job)
+            note = ""
             try:
                 following = await answer(context, context.parameters.on_outcome, job)
             except StoreError as error:
@@ -93,13 +96,15 @@ class Monitor(Task[MonitorParameters]):
                 await asyncio.sleep(STORE_PAUSE_S)
                 continue
             except NotAgain as why:
-                return self._end(context, job, str(why))
+                following, note = None, str(why)
             if following is None:
-                return self._end(context, job)
+                # As the scheduler's own words have it by now.
+                return self._end(context, await self._wait(context, job), note)
             job, first = following
 
     async def _wait(self, context: TaskContext[Any], job: Job) -> Job:
-        context.log.info("Waiting for job %s (%s) on %s", job.native_id, job.name, job.resource)
+        if job.ended_at is None:
+            context.log.info("Waiting for job %s (%s) on %s", job.native_id, job.name, job.resource)
         while True:
             try:
                 return await self._over(context, job)

@@ -26,7 +26,7 @@ from airavata_provider.tasks import answers
 from airavata_provider.tasks.base import Services, TaskContext
 from airavata_provider.tasks.monitoring import Monitor, MonitorParameters
 from airavata_provider.tasks.submission import Submit, SubmitParameters
-from tests.unit.jobs.admitter_contract import FAST
+from tests.unit.jobs.admitter_contract import FAST, until
 from tests.unit.jobs.factory import make_job
 
 CLUSTER = ComputeResource.model_validate(
@@ -274,9 +274,13 @@ async def test_killed_anywhere_and_run_again_it_ends_the_same(
         await world.store.close()
 
 
-async def test_a_scripts_word_waits_for_the_schedulers(world: World) -> None:
+@pytest.mark.parametrize("rules", [True, False])
+async def test_a_scripts_word_waits_for_the_schedulers(
+    world: World, caplog: pytest.LogCaptureFixture, rules: bool
+) -> None:
     """To the script, a job that lacked memory is one that was killed."""
-    context = world.monitor(TWICE)
+    caplog.set_level(logging.INFO)
+    context = world.monitor(TWICE if rules else {"outcome": "WALLTIME", "walltime": "*2"})
     name = job_name(TASK)
     request = {"memory_mb": 1000}
     await world.store.intend(
@@ -285,11 +289,15 @@ async def test_a_scripts_word_waits_for_the_schedulers(world: World) -> None:
     await world.store.submitted(name, "7", datetime.now(UTC))
     await world.end(name, JobState.FAILED, None, source=EventSource.WEBHOOK, exit_code=137)
     waiting = asyncio.create_task(Monitor().run(context))
-    await asyncio.sleep(0)
+    await until(lambda: "waiting for the scheduler's own words" in caplog.text)
     assert world.tried == []
-    await world.end(name, JobState.FAILED, Outcome.OUT_OF_MEMORY)
-    await asyncio.wait_for(waiting, 20)
-    assert await world.asked() == [1000, 2000, 4000]
+    await world.end(name, JobState.FAILED, Outcome.OUT_OF_MEMORY, reason="OUT_OF_MEMORY")
+    if rules:
+        await asyncio.wait_for(waiting, 20)
+        assert await world.asked() == [1000, 2000, 4000]
+    else:
+        with pytest.raises(JobFailed, match="exit code 137: OUT_OF_MEMORY"):
+            await asyncio.wait_for(waiting, 20)
 
 
 async def test_nobody_else_tells_and_the_scripts_word_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

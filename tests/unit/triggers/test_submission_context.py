@@ -7,9 +7,12 @@ import logging
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from airavata_provider.models.resource import ComputeResource
 from airavata_provider.tasks.base import TaskContext, TaskResult
 from airavata_provider.tasks.monitoring import Monitor
+from airavata_provider.tasks.registry import task_type
 from airavata_provider.tasks.submission import SubmitParameters
 from airavata_provider.triggers import host
 from airavata_provider.triggers.host import HostedTask, Run, Segment, run_segment
@@ -44,13 +47,10 @@ async def given(task: HostedTask) -> TaskContext[Any]:
             seen.append(context)
             return TaskResult()
 
-    kind = host.task_type
-    host.task_type = lambda name: Seeing() if name == "monitor" else kind(name)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "task_type", lambda name: Seeing() if name == "monitor" else task_type(name))
         async with asyncio.timeout(10):
             await run_segment(Segment([task], RUN, services(), logging.getLogger("test")))
-    finally:
-        host.task_type = kind
     return seen[0]
 
 
