@@ -28,6 +28,8 @@ from airavata_provider.errors import AiravataError, DeadlineExceeded
 from airavata_provider.jobs.history import Explained, explain, last_words, summary
 from airavata_provider.models.experiment import Experiment, read_experiment
 from airavata_provider.models.job import Job, JobState
+from airavata_provider.models.rules import MADE_BY, made_by
+from airavata_provider.models.values import clock
 from airavata_provider.preview import previews
 from airavata_provider.validation import validate_deployment, validate_paths
 
@@ -138,6 +140,8 @@ def history(args: Namespace) -> int:
         say_json({"job": asdict(job), "events": [asdict(line) for line in lines], "summary": summary(job, lines)})
         return 0
     say(f"{job.name}: {job.native_id or 'without an id'} on {job.resource}, in {job.directory}")
+    if (made := made_by(job)) is not None:
+        say(f"  attempt {job.attempt}: {_made(made)}; {_asked(job)}")
     for line in lines:
         say(f"  {told(line)}")
     say(summary(job, lines) + (f": {job.reason}" if job.reason and job.ended_at is not None else ""))
@@ -277,6 +281,8 @@ def _seconds(task: Mapping[str, Any]) -> str:
 def _about(job: Mapping[str, Any]) -> str:
     """How a job ended, or what it waits for, in brackets."""
     parts = []
+    if (made := (job["request"] or {}).get(MADE_BY)) is not None:
+        parts.append(f"attempt {job['attempt']}: {_made(made)}")
     if job["waiter"] and not (job["admitted_at"] or job["native_id"] or job["ended_at"]):
         parts.append("waits until it may go; see airflow airavata queues")
     if job["exit_code"] is not None:
@@ -288,6 +294,19 @@ def _about(job: Mapping[str, Any]) -> str:
     if job["cancel_requested_at"] and not job["canceled_at"]:
         parts.append("its end was asked for")
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _made(by: Mapping[str, Any]) -> str:
+    """Which of a pattern's rules made an attempt, and why."""
+    return f"rule {by['rule']}, as attempt {by['of']} ended with {by['outcome']}"
+
+
+def _asked(job: Job) -> str:
+    """What rules may change of what is asked for."""
+    memory = (job.request or {}).get("memory_mb")
+    asked = [f"memory {memory} MiB"] if memory is not None else []
+    asked += [f"walltime {clock(job.walltime_s)}"] if job.walltime_s is not None else []
+    return f"asked for {' and '.join(asked) or 'no memory and no walltime'}"
 
 
 def _say_end(report: Mapping[str, Any]) -> None:

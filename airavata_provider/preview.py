@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from airavata_provider.deployment import named_pattern
 from airavata_provider.errors import AiravataError, ExperimentRefused, Fault
 from airavata_provider.jobs.arrays import split
 from airavata_provider.models.experiment import ResolvedExperiment
 from airavata_provider.models.identity import TaskIdentity, experiment_directory, job_name
-from airavata_provider.models.pattern import Pattern, load_pattern
-from airavata_provider.models.pattern_folders import builtin_patterns, pattern_files
 from airavata_provider.models.resource import ComputeResource
 from airavata_provider.models.template import TemplateError, render
 from airavata_provider.schedulers.record import control_directory
@@ -27,7 +26,6 @@ from airavata_provider.settings import get_settings
 from airavata_provider.tasks.arrays import part
 from airavata_provider.tasks.base import webhook_url
 from airavata_provider.tasks.job_request import unsupported
-from airavata_provider.tasks.registry import parameter_models
 from airavata_provider.tasks.submission import Submit, SubmitParameters, request_of
 
 
@@ -55,7 +53,9 @@ def previews(resolved: ResolvedExperiment) -> Iterator[Preview]:
     :raises ExperimentRefused: parameters that make no sense
     :raises AiravataError: the pattern submits nothing, or says so with what only an earlier task's result tells
     """
-    pattern = _pattern(resolved.pattern)
+    pattern = named_pattern(resolved.pattern, get_settings().patterns_folders)
+    if pattern is None:
+        raise AiravataError(f"no pattern {resolved.pattern!r}")
     tasks = [task for task in pattern.tasks if task.type == Submit.name]
     if not tasks:
         raise AiravataError(f"the pattern {pattern.name} submits no job")
@@ -104,10 +104,3 @@ def _script(request: JobRequest, parameters: SubmitParameters, resource: Compute
     webhook = Webhook(url, "") if url else None
     control = control_directory(request.directory, request.name)
     return write_script(scheduler(resource.scheduler), request, webhook, control)
-
-
-def _pattern(name: str) -> Pattern:
-    for file in pattern_files((builtin_patterns(), *get_settings().patterns_folders)):
-        if file.name == name:
-            return load_pattern(file.path, parameter_models())
-    raise AiravataError(f"no pattern {name!r}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param
 
-from airavata_provider.models.pattern import Pattern, Segment, load_pattern, segments
+from airavata_provider.models.pattern import Pattern, Segment, answers_ends, load_pattern, segments
 from airavata_provider.operators.pattern import PatternOperator
 from airavata_provider.tasks.registry import parameter_models, task_types
 
@@ -87,6 +87,8 @@ def _hosted(task: Any, pattern: Pattern) -> dict[str, Any]:
         parameters.setdefault(name, pattern.nearest_upstream(task.id, "submit"))
     if parameters:
         hosted["parameters"] = parameters
+    if answers_ends(parameter_models()[task.type], parameters):
+        hosted["submission"] = _hosted(pattern.task(parameters["job"]), pattern)
     if task.resource is not None:
         hosted["resource"] = task.resource
     if task.deadline_s is not None:

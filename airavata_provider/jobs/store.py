@@ -71,17 +71,24 @@ class JobStore(Queries, Admissions):
 
     # --- jobs and their submission
 
-    async def intend(self, job: Job) -> Job:
-        """Save the intent to submit that job, unless a job of its name is there; return what is stored."""
+    async def intend(self, job: Job, *, after: str | None = None) -> Job:
+        """Save the intent to submit that job, unless a job of its name is there; return what is stored.
+
+        :param after: the job that it is another attempt at: when somebody asked for that one's end, nothing is saved
+            and that one is returned
+        """
 
         def do(unit: Unit) -> Job:
             found = unit.find(job.name)
             if found is not None:
                 return found
+            if after is not None and (before := unit.job(after)).cancel_requested_at is not None:
+                return before
             unit.write_journal(job, job.reason)
             return unit.add(job)
 
-        return await self._writer.write(Work("saving an intent", do, jobs=(job.name,)))
+        names = (job.name,) if after is None else (job.name, after)
+        return await self._writer.write(Work("saving an intent", do, jobs=names))
 
     async def intend_array(self, job: Job, indices: Collection[int]) -> Job:
         """Save the intent to submit an array of elements with those indices; return the array as it is stored.

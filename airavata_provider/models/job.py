@@ -151,7 +151,8 @@ class Job:
     :param size: of an array: how many elements it has
     :param tally: of an array: how many of its elements are where (``jobs.arrays``)
     :param request: what the scheduler was asked for, as JSON, without secrets; None for an element: its array's. Of
-        a job that somebody else submitted: its ``name`` there, where that is known
+        a job that somebody else submitted: its ``name`` there, where that is known. Of an attempt that a pattern's
+        rule made: under ``made_by``, which one and why (``models.rules``)
     :param born: when its DAG run was made (:class:`~airavata_provider.models.identity.TaskIdentity`)
     :param waiter: the admitter (``jobs.admitter``) in whose process a task waits for its admission; "" for none
     """

@@ -23,7 +23,7 @@ from airavata_provider.models.application import VARIABLES
 from airavata_provider.models.segments import Segment, segments
 from airavata_provider.models.source import Document, Location, faults_of, read_yaml
 from airavata_provider.models.template import TemplateError, check, is_template
-from airavata_provider.models.values import CountOrNone, Duration, Model, Name, suggestion
+from airavata_provider.models.values import CountOrNone, Duration, Model, Name, shown, suggestion
 
 __all__ = ["Pattern", "Segment", "TaskSpec", "load_pattern", "segments"]
 
@@ -170,7 +170,8 @@ def load_pattern(
     """Read a pattern.
 
     :param parameter_models: by task type, the model of its parameters; a field with
-        ``json_schema_extra={"refers_to": "upstream_task"}`` holds ids of tasks before the one that has it
+        ``json_schema_extra={"refers_to": "upstream_task"}`` holds ids of tasks before the one that has it; see
+        :func:`answers_ends` too
     :param shown_as: the file's name in messages, when ``path`` is a copy
     :raises PatternError: with every fault, its file and line
     """
@@ -184,7 +185,11 @@ def load_pattern(
         model = _PatternModel.model_validate(document.data)
     except ValidationError as error:
         raise PatternError(title, faults_of(error, _PatternModel, document=document)) from error
-    faults = [*_graph_faults(model, document), *_parameter_faults(model, document, parameter_models)]
+    faults = [
+        *_graph_faults(model, document),
+        *_parameter_faults(model, document, parameter_models),
+        *_answer_faults(model, document, parameter_models),
+    ]
     if model.name is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", Path(shown).stem):
         faults.append(document.fault(("name",), "missing, and the file's name cannot be a pattern's name"))
     if faults:
@@ -271,6 +276,46 @@ def _parameter_faults(
         except ValidationError as error:
             yield from faults_of(error, parameters, document=document, prefix=location, unless=_not_yet(task))
         yield from _reference_faults(task, parameters, location, document, upstream)
+
+
+def answers_ends(model: type[BaseModel], given: Mapping[str, Any]) -> bool:
+    """Whether such parameters of a task ask for answers to a job's end: a field with
+    ``json_schema_extra={"answers": "upstream_task"}``, which needs to know how that task submits."""
+    return bool(_answering(model, given))
+
+
+def _answering(model: type[BaseModel], given: Mapping[str, Any]) -> str | None:
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("answers") == "upstream_task" and given.get(field.alias or name):
+            return field.alias or name
+    return None
+
+
+def _answer_faults(
+    model: _PatternModel, document: Document, parameter_models: Mapping[str, type[BaseModel]]
+) -> Iterator[Fault]:
+    after = {task.id: task.after for task in model.tasks}
+    by_id = {task.id: task for task in model.tasks}
+    for index, task in enumerate(model.tasks):
+        kind = parameter_models.get(task.type)
+        field = _answering(kind, task.parameters) if kind is not None else None
+        if field is None:
+            continue
+        location = ("tasks", index, "parameters", field)
+        if is_template(task.parameters[field]):
+            yield document.fault(location, "should be written out, not a template")
+            continue
+        if task.parameters.get("native_id"):
+            yield document.fault(location, "nobody here submitted that job, so nobody submits it again")
+            continue
+        submissions = [each for each in _upstream(after, task.id) if by_id[each].type == "submit"]
+        of = task.parameters.get("job") or next(iter(submissions), None)
+        if of not in submissions:
+            named = "no task" if of is None else f"{shown(of)} is no task"
+            yield document.fault(location, f"{named} before this one that submits a job")
+        elif by_id[of].parameters.get("elements"):
+            yield document.fault(location, f"{of!r} submits an array, of which no rule makes another attempt")
 
 
 def _not_yet(task: _TaskModel) -> Any:

@@ -127,6 +127,7 @@ class TaskContext(Generic[P]):
     :param services: the outside world
     :param log: this task's log
     :param deadline: how long it may take
+    :param submission: of a task that answers a job's end by submitting it once more: what its submission is given
     """
 
     identity: TaskIdentity
@@ -139,6 +140,7 @@ class TaskContext(Generic[P]):
     services: Services
     log: logging.Logger
     deadline: Deadline = field(default_factory=Deadline)
+    submission: TaskContext[Any] | None = None
 
 
 @dataclass(frozen=True)

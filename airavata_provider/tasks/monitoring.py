@@ -19,6 +19,8 @@ from airavata_provider.errors import AiravataError, JobCanceled, JobFailed, Stor
 from airavata_provider.jobs.state import ends_as
 from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import Job, JobState
+from airavata_provider.models.rules import NotAgain, Rule, made_by
+from airavata_provider.tasks.answers import answer, submit_again
 from airavata_provider.tasks.arrays import failure
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.tasks.submission import request_end
@@ -40,6 +42,7 @@ class MonitorParameters(Parameters):
     directory: str | None = Field(default=None, pattern=r"^/")
     walltime_s: int | None = Field(default=None, ge=1)
     output: str | None = Field(default="stdout.txt", min_length=1)
+    on_outcome: tuple[Rule, ...] = Field(default=(), json_schema_extra={"answers": "upstream_task"})
 
     @model_validator(mode="after")
     def _one_job(self) -> MonitorParameters:
@@ -75,11 +78,33 @@ class Monitor(Task[MonitorParameters]):
             )
         await context.services.watch()
         if job.size is not None:
+            if context.parameters.on_outcome:
+                context.log.warning("The rules of on_outcome do not hold for arrays: clear the submission instead")
             return await self._array_end(context)
-        return self._end(context, await self._wait(context, job))
+        first = False
+        while True:
+            if made_by(job) is not None and job.native_id is None:
+                job = await submit_again(context, job, first=first)
+            job = await self._wait(context, job)
+            if not context.parameters.on_outcome:
+                return self._end(context, job)
+            note = ""
+            try:
+                following = await answer(context, context.parameters.on_outcome, job)
+            except StoreError as error:
+                context.log.warning("The job store does not answer: %s", error)
+                await asyncio.sleep(STORE_PAUSE_S)
+                continue
+            except NotAgain as why:
+                following, note = None, str(why)
+            if following is None:
+                # As the scheduler's own words have it by now.
+                return self._end(context, await self._wait(context, job), note)
+            job, first = following
 
     async def _wait(self, context: TaskContext[Any], job: Job) -> Job:
-        context.log.info("Waiting for job %s (%s) on %s", job.native_id, job.name, job.resource)
+        if job.ended_at is None:
+            context.log.info("Waiting for job %s (%s) on %s", job.native_id, job.name, job.resource)
         while True:
             try:
                 return await self._over(context, job)
@@ -122,7 +147,8 @@ class Monitor(Task[MonitorParameters]):
                     return await store.wait(job.name)
         return await store.wait(job.name)
 
-    def _end(self, context: TaskContext[Any], job: Job) -> TaskResult:
+    def _end(self, context: TaskContext[Any], job: Job, note: str = "") -> TaskResult:
+        """:param note: why no rule made another attempt"""
         where = f"job {job.native_id or job.name} on {job.resource}"
         end = ends_as(job)
         if job.state is not None and end is JobState.COMPLETE:
@@ -131,6 +157,7 @@ class Monitor(Task[MonitorParameters]):
                 {
                     "job": job.name,
                     "native_id": job.native_id,
+                    "attempt": job.attempt,
                     "state": job.state.value,
                     "exit_code": job.exit_code,
                     "submitted_at": _iso(job.submitted_at),
@@ -144,7 +171,7 @@ class Monitor(Task[MonitorParameters]):
             raise JobCanceled(f"cancelled by {who}{_because(job)}", where=where)
         if end is JobState.FAILED:
             raise JobFailed(
-                f"failed{_how(job)}{_because(job)}",
+                f"failed{_how(job)}{_because(job)}{f'; {note}' if note else ''}",
                 where=where,
                 advice="its standard output and error are fetched by the next task" if job.ours else "",
             )

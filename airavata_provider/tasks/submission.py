@@ -24,6 +24,7 @@ from airavata_provider.models.experiment import Priority
 from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import Job, SubmissionState
 from airavata_provider.models.resource import ComputeResource, Unsupported
+from airavata_provider.models.rules import MADE_BY, Next, sizes_of
 from airavata_provider.schedulers.request import Container, Dependency, JobRequest, MailEvent, recorded
 from airavata_provider.tasks.arrays import as_array, called_off, intents, named, part, unsettled, wanted_again
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
@@ -118,22 +119,50 @@ class Submit(Task[SubmitParameters]):
         :raises SubmissionUncertain: nobody can tell yet; the next try looks again
         :raises JobCanceled: somebody asked for the job's end before it was submitted
         """
-        request = request_of(
+        request = self._request(context)
+        self._tell_unsupported(context, request)
+        if request.array is not None:
+            return await self._run_arrays(context, request)
+        job, first = await self._job(context, request)
+        native_id = await self._submit(context, as_intended(request, job), job, first)
+        resource = context.resource
+        context.log.info("Job %s on %s, named %s", native_id, resource.name, job.name)
+        return TaskResult(
+            {"job": job.name, "native_id": native_id, "resource": resource.name, "attempt": job.attempt}
+        )
+
+    async def attempt_again(
+        self, context: TaskContext[SubmitParameters], last: Job, following: Next
+    ) -> tuple[Job, bool]:
+        """Save the intent of the attempt that a rule makes, or find it; and whether this call saved it.
+
+        What its script does follows from the task's parameters, as on the first attempt.
+
+        :param last: the attempt that it follows; returned when somebody asked for its end
+        """
+        request = self._request(context)
+        request = replace(request, memory_mb=following.sizes.memory_mb, walltime_s=following.sizes.walltime_s)
+        intent = self._intent(context, last.attempt + 1, request)
+        asked = {**(intent.request or {}), MADE_BY: dict(following.made_by)}
+        reason = f"after attempt {last.attempt}: {following.words}"
+        intent = await context.services.admitter().stamp(replace(intent, request=asked, reason=reason))
+        job = await context.services.store.intend(intent, after=last.name)
+        return job, job.created_at == intent.created_at
+
+    async def hand_over(self, context: TaskContext[SubmitParameters], job: Job, first: bool) -> str:
+        """Submit one job whose intent is saved, through admission, or find it; the scheduler's id.
+
+        :param first: this very caller saved the intent, just now
+        """
+        return await self._submit(context, as_intended(self._request(context), job), job, first)
+
+    def _request(self, context: TaskContext[SubmitParameters]) -> JobRequest:
+        return request_of(
             context.parameters,
             context.resource,
             name=job_name(context.identity),
             directory=context.directory,
             comment=f"{context.identity.dag_id}/{context.identity.experiment_id}",
-        )
-        self._tell_unsupported(context, request)
-        if request.array is not None:
-            return await self._run_arrays(context, request)
-        job, first = await self._job(context, request)
-        native_id = await self._submit(context, replace(request, name=job.name), job, first)
-        resource = context.resource
-        context.log.info("Job %s on %s, named %s", native_id, resource.name, job.name)
-        return TaskResult(
-            {"job": job.name, "native_id": native_id, "resource": resource.name, "attempt": job.attempt}
         )
 
     async def _submit(
@@ -304,7 +333,7 @@ class Submit(Task[SubmitParameters]):
             queue=_queue(context),
             priority=(experiment.priority if experiment else Priority.NORMAL).level,
             directory=context.directory,
-            walltime_s=context.parameters.walltime_s,
+            walltime_s=request.walltime_s,
             try_number=context.try_number,
             created_at=datetime.now(UTC),
             request=recorded(request),
@@ -337,6 +366,14 @@ def request_of(
         array=as_array(parameters.elements, directory, parameters.max_running),
         **values,
     )
+
+
+def as_intended(request: JobRequest, job: Job) -> JobRequest:
+    """The request under a job's name, with the sizes that its intent says: a rule's attempt has its own. Pure."""
+    if job.request is None or MADE_BY not in job.request:
+        return replace(request, name=job.name)
+    sizes = sizes_of(job)
+    return replace(request, name=job.name, memory_mb=sizes.memory_mb, walltime_s=sizes.walltime_s)
 
 
 async def request_end(context: TaskContext[Any], job: Job) -> None:

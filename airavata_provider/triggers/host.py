@@ -36,6 +36,7 @@ class HostedTask(BaseModel):
     :param parameters: the pattern's parameters, templates and all
     :param resource: a compute resource's name; None for the experiment's own
     :param deadline_s: seconds the task may take, None for no limit
+    :param submission: the submission whose job it may submit once more; None: it does not
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +46,7 @@ class HostedTask(BaseModel):
     parameters: dict[str, Any] = {}
     resource: str | None = None
     deadline_s: float | None = None
+    submission: HostedTask | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ async def _run_task(
         context = make_context(segment, task, experiment, resolved, fresh)
         try:
             async with asyncio.timeout(task.deadline_s) as scope:
-                result = await task_type(task.type).run(replace(context, deadline=Deadline(scope)))
+                result = await task_type(task.type).run(_until_then(context, Deadline(scope)))
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"not done after {task.deadline_s:g} s" if task.deadline_s else "timed out",
@@ -285,7 +287,13 @@ def make_context(
         directory=directory,
         services=segment.services,
         log=segment.log,
+        submission=make_context(segment, task.submission, experiment, resolved, False) if task.submission else None,
     )
+
+
+def _until_then(context: TaskContext[Any], deadline: Deadline) -> TaskContext[Any]:
+    again = context.submission
+    return replace(context, deadline=deadline, submission=again and replace(again, deadline=deadline))
 
 
 def _validate(model: type[Parameters], parameters: Mapping[str, Any], task_id: str) -> Parameters:

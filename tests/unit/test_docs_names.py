@@ -124,6 +124,7 @@ NAMES: Mapping[str, Callable[[], set[str]]] = {
     "mail counts": lambda: set(Count),
     "pattern": lambda: set(_PatternModel.model_fields),
     "task": lambda: set(_TaskModel.model_fields),
+    "rule": lambda: model_fields("models.rules.Rule"),
     "variables": lambda: set(TEMPLATE_NAMES),
     "site words": lambda: set(SITE_WORDS),
     "patterns": lambda: {path.stem for path in (PROJECT / "patterns").glob("*.yaml")},

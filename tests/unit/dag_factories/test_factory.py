@@ -84,3 +84,82 @@ def test_parsing_loads_neither_asyncssh_nor_our_tables() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_monitor_with_rules_knows_how_its_job_was_submitted(tmp_path: Path) -> None:
+    path = tmp_path / "ruled.yaml"
+    path.write_text(
+        "tasks:\n"
+        "  - {id: submit, type: submit, resource: cluster, parameters: {modules: [gcc]}}\n"
+        "  - id: monitor\n"
+        "    type: monitor\n"
+        "    after: [submit]\n"
+        "    parameters:\n"
+        "      on_outcome:\n"
+        '        - {outcome: OUT_OF_MEMORY, memory: "*2", at_most: 2}\n'
+    )
+    arguments = dag_from_file(path).get_task("monitor").start_trigger_args
+    assert arguments is not None
+    assert arguments.trigger_kwargs is not None
+    (hosted,) = arguments.trigger_kwargs["tasks"]
+    assert hosted["submission"] == {
+        "id": "submit",
+        "type": "submit",
+        "parameters": {"modules": ["gcc"]},
+        "resource": "cluster",
+    }
+    json.dumps(hosted)
+
+
+RULES = '    parameters: {on_outcome: [{outcome: OUT_OF_MEMORY, memory: "*2"}], %s}\n'
+SUBMIT = "  - {id: submit, type: submit}\n"
+MONITOR = "  - id: monitor\n    type: monitor\n    after: [submit]\n"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        (
+            SUBMIT + MONITOR + "    parameters:\n      on_outcome:\n        - {outcome: OUT_OF_MEMROY}\n",
+            ":8: tasks[1].parameters.on_outcome[0].outcome: 'OUT_OF_MEMROY' is no outcome that a rule can answer "
+            "(did you mean 'OUT_OF_MEMORY'?)",
+        ),
+        (
+            SUBMIT + MONITOR + "    parameters:\n      on_outcome:\n        - {outcome: WALLTIME, walltime: 2}\n",
+            ":8: tasks[1].parameters.on_outcome[0].walltime: should be a factor above 1",
+        ),
+        (
+            SUBMIT + MONITOR + "    parameters:\n      on_outcome:\n        - {outcome: FAILED, tmes: 2}\n",
+            ":8: tasks[1].parameters.on_outcome[0].tmes: unknown field",
+        ),
+        (
+            SUBMIT + MONITOR + "    parameters:\n      on_outcome:\n        - {memory: '*2'}\n",
+            "on_outcome[0].outcome: missing",
+        ),
+        (SUBMIT + MONITOR + RULES % "native_id: '17'", ":6: tasks[1].parameters.on_outcome: nobody here submitted"),
+        (
+            "  - {id: submit, type: remote_command, parameters: {command: 'true'}}\n"
+            + MONITOR
+            + RULES % "job: submit",
+            ":6: tasks[1].parameters.on_outcome: 'submit' is no task before this one that submits a job",
+        ),
+        (
+            "  - {id: submit, type: remote_command, parameters: {command: 'true'}}\n" + MONITOR + RULES % "",
+            ":6: tasks[1].parameters.on_outcome: no task before this one that submits a job",
+        ),
+        (
+            "  - {id: submit, type: submit, parameters: {elements: [{arguments: [a]}]}}\n" + MONITOR + RULES % "",
+            "on_outcome: 'submit' submits an array, of which no rule makes another attempt",
+        ),
+        (
+            SUBMIT + MONITOR + "    parameters: {on_outcome: '{{ inputs.rules }}'}\n",
+            "on_outcome: should be written out, not a template",
+        ),
+    ],
+)
+def test_faults_of_rules_are_told_with_their_lines(tmp_path: Path, tasks: str, told: str) -> None:
+    path = tmp_path / "ruled.yaml"
+    path.write_text("tasks:\n" + tasks)
+    with pytest.raises(PatternError) as refused:
+        dag_from_file(path, shown_as="ruled.yaml")
+    assert told in str(refused.value)
