@@ -3,8 +3,8 @@ their scripts' calls are lost and the mail is late.
 
 Without Airflow: the web application, the poller with the mail reader, and whoever waits for the jobs are a process
 each, with the provider's own code and one PostgreSQL. Jobs are submitted as the task ``submit`` does it. Then the end
-of each job on record is compared with ``sacct``. The scripts of a second burst tell nothing: its ends are found by the
-poll alone.
+of each job on record is compared with ``sacct``. The scripts of a second burst tell nothing: its ends are found by
+the poll alone.
 """
 
 from __future__ import annotations
@@ -156,13 +156,16 @@ async def _late_mail(held: Maildir, box: Maildir, most_s: float, counts: Counter
     """Each message reaches the mailbox that is read some time after it was written."""
     due: dict[str, float] = {}
     while True:
-        with os.scandir(held.path / "new") as entries:
-            for entry in entries:
-                at = due.setdefault(entry.name, time.monotonic() + random.uniform(0.2, 1.0) * most_s)
-                if at <= time.monotonic():
-                    Path(entry.path).rename(box.path / "new" / entry.name)
-                    counts["mail"] += 1
+        await asyncio.to_thread(_hand_over, held.path / "new", box.path / "new", most_s, due, counts)
         await asyncio.sleep(0.5)
+
+
+def _hand_over(held: Path, box: Path, most_s: float, due: dict[str, float], counts: Counter[str]) -> None:
+    """Move the messages that are due, and say of new ones when they will be."""
+    for file in held.iterdir():
+        if due.setdefault(file.name, time.monotonic() + random.uniform(0.2, 1.0) * most_s) <= time.monotonic():
+            file.rename(box / file.name)
+            counts["mail"] += 1
 
 
 async def _truth(host: Host, jobs: Sequence[Job]) -> dict[str, str]:
@@ -233,10 +236,11 @@ def _parts(setting: Setting, work: Path) -> Iterator[None]:
         "AIRFLOW__AIRAVATA__SQL_ALCHEMY_CONN": setting.url,
         "AIRFLOW__AIRAVATA__WEBHOOK_SECRET": SECRET,
     }
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     with contextlib.ExitStack() as stack:
         for part in ("app", "sources"):
             log = stack.enter_context((work / f"{part}.log").open("w"))
-            process = subprocess.Popen(
+            processes[part] = process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.monitor_parts", part, str(work / "setting.json")],
                 cwd=PROJECT,
                 env=environment,
@@ -245,13 +249,13 @@ def _parts(setting: Setting, work: Path) -> Iterator[None]:
             )
             stack.callback(process.wait, 30)
             stack.callback(process.terminate)
-        _answers(setting.app_port, work / "app.log")
+        _answers(setting.app_port, processes["app"], work / "app.log")
         yield
 
 
-def _answers(port: int, log: Path) -> None:
+def _answers(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + 120
-    while time.monotonic() < until:
+    while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.2)
@@ -337,6 +341,7 @@ def measure(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """The bursts in a fresh database of the bed's PostgreSQL; figures."""
+    work = work.resolve()
     shutil.rmtree(work, ignore_errors=True)
     (work / "airflow").mkdir(parents=True)
     with fresh_database(bed, "monitor") as url, maildir(bed) as held, maildir(bed) as box:
