@@ -60,7 +60,7 @@ def test_a_tenth_of_the_news_is_lost_whoever_repeats_it() -> None:
 @pytest.mark.parametrize(("share", "passed"), [(0.0, True), (1.0, False)])
 async def test_the_proxy_passes_calls_on_whole_or_not_at_all(share: float, passed: bool) -> None:
     body = json.dumps({"event": "end"}).encode()
-    parts = [
+    parts: list[MutableMapping[str, Any]] = [
         {"type": "http.request", "body": body[:5], "more_body": True},
         {"type": "http.request", "body": body[5:]},
     ]
