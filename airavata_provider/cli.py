@@ -1,7 +1,7 @@
 """``airflow airavata …``: the commands' names and arguments.
 
-Imported for every ``airflow`` command, whatever it is: the work is in ``cli_commands`` and ``cli_queues``,
-which are imported when one of these runs.
+Imported for every ``airflow`` command, whatever it is: the work is in ``cli_commands``, ``cli_queues`` and
+``cli_report``, which are imported when one of these runs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand,
 _arg: Callable[..., Arg] = Arg  # Airflow's own has no types
 _COMMANDS = "airavata_provider.cli_commands"
 _QUEUE_COMMANDS = "airavata_provider.cli_queues"
+_REPORT_COMMANDS = "airavata_provider.cli_report"
 
 _EXPERIMENT_ID = _arg(("experiment_id",), help="the experiment's id, which is its DAG run's id")
 _PATTERN = _arg(("--pattern",), help="the execution pattern, where the id alone does not tell")
@@ -75,6 +76,25 @@ _HISTORY = ActionCommand(
     args=(
         _arg(("job",), help="the job's name, or the scheduler's id of it"),
         _arg(("--resource",), help="the compute resource, where an id is not enough"),
+        _OUTPUT,
+        _VERBOSE,
+    ),
+)
+
+_MONITOR_REPORT = ActionCommand(
+    name="monitor-report",
+    help="Show how the sources of news did: who was first, how long each took",
+    description=(
+        "Shows, from the news in the job store, which source brought which transition of jobs first, how long each "
+        "took from the transition to its news, and how far each was behind the webhook; then what the news did. "
+        "--plots draws the same, for which the extra 'plots' has to be installed. "
+        "A moment is a date and time (2030-01-31T08:00, of the local time zone where none is given) or a time "
+        "before now (30m, 8h, 2d)."
+    ),
+    func=lazy_load_command(f"{_REPORT_COMMANDS}.monitor_report"),
+    args=(
+        _arg(("--since",), metavar="MOMENT", help="only transitions first told of since then; default: all"),
+        _arg(("--plots",), type=Path, metavar="DIR", help="draw pictures into that folder, which is made"),
         _OUTPUT,
         _VERBOSE,
     ),
@@ -177,6 +197,7 @@ def get_airavata_cli_commands() -> list[CLICommand]:
                 _SCRIPT,
                 _STATUS,
                 _HISTORY,
+                _MONITOR_REPORT,
                 _CANCEL,
                 _VALIDATE,
                 _DRAIN,

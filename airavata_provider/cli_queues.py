@@ -163,19 +163,22 @@ def told(said: Availability, now: datetime) -> str:
     return " ".join(parts) + f" (said{by}{': ' + said.reason if said.reason else ''})"
 
 
-def moment(text: str, now: datetime) -> datetime:
+def moment(text: str, now: datetime, *, past: bool = False) -> datetime:
     """A moment as people write it.
 
+    :param past: a time alone is one before now, not from now
     :raises AiravataError: it is none
     """
     if found := _FROM_NOW.fullmatch(text.strip()):
-        return now + timedelta(**{_UNITS[found[2]]: int(found[1])})
+        apart = timedelta(**{_UNITS[found[2]]: int(found[1])})
+        return now - apart if past else now + apart
     try:
         return datetime.fromisoformat(text.strip()).astimezone(UTC)
     except (ValueError, OverflowError):
+        relative = "before" if past else "from"
         raise AiravataError(
             f"{text!r} is no moment",
-            advice="write a date and time (2030-01-31T08:00) or a time from now (30m, 8h, 2d)",
+            advice=f"write a date and time (2030-01-31T08:00) or a time {relative} now (30m, 8h, 2d)",
         ) from None
 
 

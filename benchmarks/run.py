@@ -1,5 +1,5 @@
-"""The bench: experiments an hour and seconds for one, beside a plain Airflow DAG and the limit of the host; and how
-a queue's limit holds under a burst.
+"""The bench: experiments an hour and seconds for one, beside a plain Airflow DAG and the limit of the host; how
+a queue's limit holds under a burst; and what the monitors know of real jobs, and how soon.
 
 Everything is measured in one run, on the test bed (real sshd, SLURM, PostgreSQL) and one Airflow instance
 with one set of settings. Prints a table, writes ``build/bench.json``; the exit status is 1 when a run failed.
@@ -24,7 +24,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks import admission
+from benchmarks import admission, monitor
 from benchmarks.limit import submissions_per_hour
 from benchmarks.measure import ConnectionCounter, difference, tree_cpu_seconds
 from benchmarks.setup import EXPERIMENT, bench_airflow
@@ -36,6 +36,8 @@ WEBHOOK = "webhook"
 DAGS = {"plain": "plain", "task": "hpc_batch", "segment": "hpc_batch_fast"}
 ADMISSION = "admission"
 """A burst for a small queue, without Airflow."""
+MONITOR = "monitor"
+"""Real jobs and all sources of news, without Airflow."""
 TARGETS = {"task": 8.0, "segment": 15.0}
 """Times the plain DAG's throughput."""
 
@@ -234,12 +236,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=300, help="runs in a pattern's burst")
     parser.add_argument("--plain", type=int, default=60, help="runs in the plain DAG's burst")
     parser.add_argument("--lone", type=int, default=5, help="lone runs of each")
-    parser.add_argument(
-        "--modes", nargs="+", choices=[*DAGS, WEBHOOK, ADMISSION], default=[*DAGS, WEBHOOK, ADMISSION]
-    )
+    modes = [*DAGS, WEBHOOK, ADMISSION, MONITOR]
+    parser.add_argument("--modes", nargs="+", choices=modes, default=modes)
     parser.add_argument("--requests", type=int, default=2000, help="requests for the small queue")
     parser.add_argument("--queue", type=int, default=50, help="jobs that the small queue takes")
     parser.add_argument("--job-seconds", type=float, default=8.0, help="seconds of a job in the small queue")
+    parser.add_argument("--jobs", type=int, default=2000, help="SLURM jobs that the monitors follow")
+    parser.add_argument("--drop", type=float, default=0.1, help="share of their scripts' calls that is lost")
+    parser.add_argument("--late", type=float, default=180.0, help="seconds by which their mail is late at most")
+    parser.add_argument("--interval", type=float, default=10.0, help="seconds between polls of them")
     parser.add_argument("--output", type=Path, default=PROJECT / "build" / "bench.json")
     return parser.parse_args(arguments)
 
@@ -254,24 +259,42 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"admission: {options.requests} requests for a queue of {options.queue}, a pretended scheduler")
         crowd = admission.burst(bed, options.requests, options.queue, options.job_seconds)
         options.modes.remove(ADMISSION)
+    heard: dict[str, Any] = {}
+    if MONITOR in options.modes:
+        say(f"monitor: {options.jobs} SLURM jobs")
+        heard = monitor.measure(
+            bed,
+            PROJECT / "build" / "bench-monitor",
+            options.jobs,
+            drop=options.drop,
+            late_s=options.late,
+            interval=options.interval,
+            say=say,
+        )
+        options.modes.remove(MONITOR)
     result: dict[str, Any] = {}
     failed = 0
     if options.modes:
         result, failed = everything(bed, PROJECT / "build" / "bench", options)
-    faults = admission.faults(crowd) if crowd else []
+    faults = [f"admission: {fault}" for fault in admission.faults(crowd)] if crowd else []
+    faults += [f"monitor: {fault}" for fault in monitor.faults(heard)] if heard else []
     if crowd:
         result = {**result, ADMISSION: crowd}
+    if heard:
+        result = {**result, MONITOR: heard}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     if options.modes:
         print(table(result))
     if crowd:
         print(admission.table(crowd))
+    if heard:
+        print(monitor.table(heard))
     say(f"{time.monotonic() - started:.0f} s in all; {options.output}")
     if failed:
         say(f"{failed} runs or calls FAILED")
     for fault in faults:
-        say(f"admission: {fault}")
+        say(fault)
     return 1 if failed or faults else 0
 
 

@@ -6,7 +6,7 @@ scripts/environment.sh
 export PATH="$PWD/.venv/bin:$PATH"
 
 mine=()
-for part in ssh slurm postgres; do
+for part in ssh dovecot slurm postgres; do
   scripts/testbed.sh status "$part" >/dev/null || mine+=("$part")
 done
 finish() {
@@ -15,6 +15,6 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-scripts/testbed.sh up ssh slurm postgres
+scripts/testbed.sh up ssh dovecot slurm postgres
 
 python -m benchmarks.run "$@"

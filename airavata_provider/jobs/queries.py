@@ -174,6 +174,18 @@ class Queries(Records):
         query = select(tables.job_event).where(tables.job_event.c.job == name).order_by(tables.job_event.c.id)
         return [stored_event(row) for row in await self._read("reading a job's news", query)]
 
+    async def news_of_jobs(self, since: datetime | None = None) -> list[StoredEvent]:
+        """All news of the jobs of which any was stored since then, in the order in which it was stored.
+
+        :param since: None: of all jobs
+        """
+        column = tables.job_event.c
+        query = select(tables.job_event).order_by(column.id)
+        if since is not None:
+            heard = tables.job_event.alias()
+            query = query.where(column.job.in_(select(heard.c.job).where(heard.c.received_at >= since)))
+        return [stored_event(row) for row in await self._read("reading jobs' news", query)]
+
     async def _jobs(self, query: Select[Any]) -> list[Job]:
         return [job_from(row) for row in await self._read("reading jobs", query)]
 

@@ -209,7 +209,7 @@ def test_commands_and_their_flags_exist() -> None:
     known = commands()
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
-        for command, rest in re.findall(r"airflow airavata (\w+)([^\n`#]*)", text):
+        for command, rest in re.findall(r"airflow airavata ([\w-]+)([^\n`#]*)", text):
             assert command in known, name_of(page)
             assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", rest)) <= known[command], f"{name_of(page)}: {rest}"
     for row in rows("cli")[0]:

@@ -385,6 +385,16 @@ class StoreContract(StoreFixtures):
         await store.submitted("a1", "17", at(1))
         assert [job.native_id for job in await store.cancel_requests()] == ["17"]
 
+    async def test_news_of_jobs(self, store: JobStore) -> None:
+        for name in ("a1", "a2"):
+            await self.submitted_job(store, name)
+        await store.append(make_event(JobState.ACTIVE, 1, job="a1"))
+        first = await store.news_of_jobs()
+        assert [kept.event.job for kept in first] == ["a1", "a2", "a1"]
+        later = first[-1].received_at
+        assert [kept.event.state for kept in await store.news_of_jobs(later)] == [JobState.SUBMITTED, JobState.ACTIVE]
+        assert await store.news_of_jobs(later + timedelta(days=1)) == []
+
     async def test_given_up_wakes(self, store: JobStore) -> None:
         await self.submitted_job(store)
         waiting = asyncio.create_task(store.wait("a1", 10))
