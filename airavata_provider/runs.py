@@ -21,6 +21,7 @@ from airavata_provider.models.job import Job, SubmissionState, TaskRecord
 if TYPE_CHECKING:
     from airavata_provider.jobs.rows import StoredEvent
     from airavata_provider.jobs.store import JobStore
+    from airavata_provider.models.placement import Placement
     from airavata_provider.models.resolved import ResolvedExperiment
 
 CANCEL_NOTE = "Cancelled by "

@@ -156,9 +156,9 @@ class Settings:
 
     placement_policy: str = _option(
         "soonest",
-        "What decides where an experiment runs that may run in several places: ``soonest`` (by how things are there), "
-        "``preferred`` (by the order of the application's deployments), or one that a package adds (entry points "
-        "``airavata.placement_policies``).",
+        "What decides where an experiment runs that may run in several places: ``soonest`` (by how things are "
+        "there), ``preferred`` (by the order of the application's deployments), or one that a package adds (entry "
+        "points ``airavata.placement_policies``).",
     )
 
     def __post_init__(self) -> None:

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 from airavata_provider.jobs.admission import Limits
 from airavata_provider.jobs.engine import WRITES, translated
-from airavata_provider.jobs.placing import Recent
+from airavata_provider.jobs.placing import PlaceLoad, Recent
 from airavata_provider.jobs.recent import read_recent
 from airavata_provider.jobs.records import Records
-from airavata_provider.jobs.rounds import Call, PlaceLoad, Round, place_loads, positions, run_round, sums
+from airavata_provider.jobs.rounds import Call, Round, place_loads, positions, run_round, sums
 from airavata_provider.jobs.unit import Unit, Work
 from airavata_provider.models.job import Job, SubmissionState
 

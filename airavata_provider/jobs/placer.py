@@ -19,8 +19,7 @@ from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from airavata_provider.jobs.admission import Limits
-from airavata_provider.jobs.placing import Policy, Recent, candidates_of, decide, queue_state
-from airavata_provider.jobs.rounds import PlaceLoad
+from airavata_provider.jobs.placing import PlaceLoad, Policy, Recent, candidates_of, decide, queue_state
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.experiment import Fitting
 from airavata_provider.models.placement import Placement
@@ -54,7 +53,8 @@ class Placer:
         limits, loads, recent = await self._read({each.resource for each in candidates})
         now = datetime.now(UTC)
         candidates = [
-            replace(each, state=queue_state(each, limits, loads, self._counted_on(recent), now)) for each in candidates
+            replace(each, state=queue_state(each, limits, loads, self._counted_on(recent), now))
+            for each in candidates
         ]
         decision = decide(fitting.places[0].experiment, candidates, fitting.unfit, policy)
         chosen = decision.candidate

@@ -17,7 +17,6 @@ from statistics import median
 
 from airavata_provider.errors import ConfigurationError, Fault
 from airavata_provider.jobs.admission import Hold, Limits, Place, closed, learned
-from airavata_provider.jobs.rounds import PlaceLoad
 from airavata_provider.models.availability import AvailabilityState
 from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.outcome import Outcome
@@ -28,6 +27,20 @@ LATELY = timedelta(hours=2)
 
 FAULTS = (Outcome.NODE_FAILURE, Outcome.REFUSED, Outcome.UNKNOWN)
 """Ends that are held against a place; others are the program's or the request's."""
+
+
+@dataclass(frozen=True)
+class PlaceLoad:
+    """What is in one place, for people.
+
+    :param running: jobs of ours that were let go and have not ended, counted as the place's limit counts
+    :param waiting: jobs that wait to be let go
+    """
+
+    resource: str
+    queue: str
+    running: int
+    waiting: int
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,7 @@ async def read_recent(connection: AsyncConnection, resources: Collection[str], n
         .where(_job.state.in_([JobState.SUBMITTED.value, JobState.QUEUED.value]), _job.submitted_at.is_not(None))
         .group_by(_job.resource, _queue)
     )
-    oldest = {
-        (row["resource"], row["queue"]): row["since"] for row in (await connection.execute(queued)).mappings()
-    }
+    oldest = {(row["resource"], row["queue"]): row["since"] for row in (await connection.execute(queued)).mappings()}
     failed = func.sum(case((_job.outcome.in_([each.value for each in FAULTS]), 1), else_=0))
     ends = (
         select(_job.resource, _queue, func.count().label("ended"), failed.label("failed"))
