@@ -153,8 +153,14 @@ def test_a_policy_that_does_not_work_is_not_passed_over() -> None:
     with pytest.raises(ConfigurationError, match=r"policy fails: KeyError: 'x'"):
         decide(ASKED, candidates(QueueState()), {}, broken)
     for nonsense in ([], [Candidate(0, "else", None, ("else", ""))]):
+
+        def takes(
+            experiment: Experiment, some: Sequence[Candidate], found: list[Candidate] = nonsense
+        ) -> Sequence[Candidate]:
+            return found
+
         with pytest.raises(ConfigurationError, match="none of the places"):
-            decide(ASKED, candidates(QueueState()), {}, lambda _, __, found=nonsense: found)
+            decide(ASKED, candidates(QueueState()), {}, takes)
 
 
 def test_a_policy_may_leave_places_out() -> None:

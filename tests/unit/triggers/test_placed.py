@@ -76,7 +76,8 @@ class Services(HostServices):
     async def host(self, resource: Any) -> Any:
         raise NotImplementedError
 
-    storage = host
+    async def storage(self, name: str) -> Any:
+        raise NotImplementedError
 
     def webhook_url(self, resource: Any, job: str) -> str | None:
         return None
