@@ -101,7 +101,8 @@ class Deployment:
             found = fit(experiment, self.catalog, patterns=self.patterns, now=datetime.now(UTC))
         except ExperimentRefused as error:
             beside = option_faults(experiment, self.catalog)
-            raise ExperimentRefused(error.title, [*faults, *error.faults, *beside]) from error
+            told = dict.fromkeys([*faults, *error.faults, *beside])
+            raise ExperimentRefused(error.title, list(told)) from error
         if faults:
             raise ExperimentRefused(f"experiment {experiment.id or 'without an id'} cannot run", faults)
         return found.places[0]
