@@ -141,7 +141,6 @@ def make_airflow(ssh: Mapping[str, Any]) -> AirflowInstance:
         FOLDER / "airflow",
         connections={"airavata_demo": connection},
         settings={"AIRFLOW__AIRAVATA__CATALOG_FOLDERS": str(CATALOG)},
-        log_level="WARNING",
     )
 
 

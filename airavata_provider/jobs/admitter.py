@@ -134,14 +134,15 @@ class Admitter:
         waiter = _Waiter(job, log, self._now() + self._pace.word[0], self._pace.word[1])
         self._waiters[job.name] = waiter
         self._release.discard(job.name)
-        if job.waiter != self.holder:
-            self._adopt.add(job.name)
+        # Also what is ours on record: a round may be about to release it, for the task that waited before.
+        self._adopt.add(job.name)
         self._start()
         try:
             return await self._store.wait(job.name, until=let_go)
         except asyncio.CancelledError:
-            # Killed, or the process ends: nobody waits for it now.
-            self._release.add(job.name)
+            # Killed, or the process ends: nobody waits for it now, unless another task does already.
+            if self._waiters.get(job.name) is waiter:
+                self._release.add(job.name)
             raise
         finally:
             if self._waiters.get(job.name) is waiter:

@@ -155,3 +155,14 @@ def split(places: Iterable[int], most: int) -> list[tuple[int, list[int]]]:
     for place in sorted(set(places)):
         arrays.setdefault(place - place % most, []).append(place % most)
     return list(arrays.items())
+
+
+def runs(places: Iterable[int]) -> list[tuple[int, list[int]]]:
+    """Places of elements as arrays without gaps: each array's offset is its first element's place."""
+    arrays: list[tuple[int, list[int]]] = []
+    for place in sorted(set(places)):
+        if arrays and place == arrays[-1][0] + len(arrays[-1][1]):
+            arrays[-1][1].append(place - arrays[-1][0])
+        else:
+            arrays.append((place, [0]))
+    return arrays

@@ -51,7 +51,8 @@ class Pace:
     :param lease: how long a dead reconciler holds the others off
     :param at_most: the longest pause after failures
     :param give_up_work: one round on one resource takes no longer
-    :param unsubmitted: how long a cancelled job without an id is looked for when no submit was begun for certain
+    :param unsubmitted: how long a cancelled job without an id is looked for: above what a submit command may take
+        and its scheduler may need to show the job
     :param uncertain: the same when its submission could not tell
     :param idle: without work, before the reconciler ends
     """
@@ -62,7 +63,7 @@ class Pace:
     lease: float = 30.0
     at_most: float = 300.0
     give_up_work: float = 600.0
-    unsubmitted: float = 60.0
+    unsubmitted: float = 240.0
     uncertain: float = 600.0
     idle: float = 60.0
 

@@ -208,7 +208,8 @@ def _sums(now: datetime, alive: Sequence[str] | None) -> Select[Any]:
             count(waiting).label("waiting"),
             func.min(case((waiting, _job.created_at))).label("since"),
         )
-        .where(_job.ended_at.is_(None))
+        # A job that somebody else submitted, and that is only watched, is not ours.
+        .where(_job.ended_at.is_(None), _job.attempt > 0)
         .group_by(*line)
         .order_by(*line)
     )

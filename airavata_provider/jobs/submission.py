@@ -231,8 +231,15 @@ async def _until_told(work: _Submission, call: _Call, say: Log, deadline_s: floa
                 # Nothing was sent, so nothing is uncertain: the caller's retry begins where we are.
                 raise
             step = _Again(replace(call, look=True, found=""), str(error))
+        except (SubmissionRefused, SubmissionUncertain):
+            raise
         except AnswerUnreadable as doubt:
             step = _Again(replace(call, look=True, found=""), str(doubt))
+        except SchedulerError as broken:
+            if not asked:
+                raise
+            # The call before may have been accepted.
+            step = _Again(replace(call, look=True, found=""), str(broken))
         asked = True
         if isinstance(step, str):
             return step

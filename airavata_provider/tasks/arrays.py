@@ -9,7 +9,7 @@ Imports no Airflow, and no SQLAlchemy at its top.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,16 @@ def unsettled(arrays: Sequence[Job]) -> list[Job]:
     return [
         array
         for array in arrays
-        if array.native_id is None and (array.submission is not SubmissionState.REFUSED or array.attempt == last)
+        if array.native_id is None
+        and not called_off(array)
+        and (array.submission is not SubmissionState.REFUSED or array.attempt == last)
     ]
+
+
+def called_off(job: Job) -> bool:
+    """Whether a job's, or an array's, end was asked for before it was submitted, and so it never was."""
+    over = job.ended_at is not None or job.canceled_at is not None
+    return job.native_id is None and job.cancel_requested_at is not None and over
 
 
 def wanted_again(elements: Sequence[Job], again: Collection[int]) -> list[int]:
@@ -58,17 +66,28 @@ def wanted_again(elements: Sequence[Job], again: Collection[int]) -> list[int]:
     return [element.place for element in elements if element.place is not None]
 
 
-def intents(job: Job, identity: TaskIdentity, places: Iterable[int], most: int) -> list[tuple[Job, list[int]]]:
+def intents(
+    job: Job,
+    identity: TaskIdentity,
+    places: Iterable[int],
+    most: int,
+    sayable: Callable[[int, Sequence[int]], bool] = lambda offset, indices: True,
+) -> list[tuple[Job, list[int]]]:
     """The arrays of one attempt, with their elements' indices.
 
     :param job: what they have in common
     :param most: the indices of each are below it
+    :param sayable: whether the scheduler can be asked for an array of that offset with those indices; what it cannot
+        be asked for (gaps) becomes one array for each run of neighbours
     """
-    from airavata_provider.jobs.arrays import split
+    from airavata_provider.jobs.arrays import runs, split
 
+    parts: list[tuple[int, list[int]]] = []
+    for offset, indices in split(places, most):
+        parts += [(offset, indices)] if sayable(offset, indices) else runs(offset + index for index in indices)
     return [
         (replace(job, name=job_name(identity, job.attempt, offset), offset=offset), indices)
-        for offset, indices in split(places, most)
+        for offset, indices in parts
     ]
 
 

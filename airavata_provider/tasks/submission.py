@@ -5,7 +5,7 @@ Imports no Airflow, and neither asyncssh nor SQLAlchemy at its top.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, model_validator
 
 from airavata_provider.errors import (
+    AiravataError,
     ExperimentRefused,
     JobCanceled,
-    SchedulerError,
-    SSHError,
+    StoreError,
     SubmissionRefused,
     SubmissionUncertain,
 )
@@ -25,7 +25,7 @@ from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import Job, SubmissionState
 from airavata_provider.models.resource import ComputeResource, Unsupported
 from airavata_provider.schedulers.request import Container, Dependency, JobRequest, MailEvent, recorded
-from airavata_provider.tasks.arrays import as_array, intents, named, part, unsettled, wanted_again
+from airavata_provider.tasks.arrays import as_array, called_off, intents, named, part, unsettled, wanted_again
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.tasks.job_request import job_fields, unsupported
 
@@ -178,9 +178,9 @@ class Submit(Task[SubmitParameters]):
                     raise
                 context.log.info("Not now, says the scheduler: %s. Waiting until there is room", refusal.message)
                 job, first = await admitter.later(job, refusal.message), False
-            except SubmissionUncertain:
+            except (SubmissionUncertain, StoreError):
                 raise
-            except (SSHError, SchedulerError):
+            except AiravataError:
                 # Nothing was submitted: while this task waits for its next try, others may go.
                 if ours:
                     await admitter.leave(job)
@@ -197,21 +197,24 @@ class Submit(Task[SubmitParameters]):
         attempt = attempts[-1].attempt if attempts else 0
         if not attempts:
             places = range(len(context.parameters.elements))
-        elif context.fresh:
+        elif context.fresh or any(called_off(array) and array.try_number < context.try_number for array in attempts):
             elements = await store.latest_elements(context.identity)
             again = set(to_retry(elements))
-            for element in elements:
-                # Not what was only given up as UNKNOWN: it may run yet.
-                if element.place in again:
-                    await end_and_wait(context, element)
+            # What was only given up as UNKNOWN may run yet.
+            ending = [element for element in elements if element.place in again and not _over(element)]
+            for element in ending:
+                await request_end(context, element)
+            for element in ending:
+                await end_and_wait(context, element)
             places = wanted_again(elements, again)
             context.log.info("Elements to do again: %s", named(places) or "none")
         first: set[str] = set()
         if places:
             job = self._intent(context, attempt + 1, request)
-            arrays = intents(job, context.identity, places, resource.max_array_size)
+            arrays = intents(job, context.identity, places, resource.max_array_size, self._sayable(context, request))
             for number, (each, indices) in enumerate(arrays):
                 asked = part(request, each.name, each.offset, indices, beside=len(arrays))
+                self._tell_unsupported(context, asked)
                 stamped = await services.admitter().stamp(replace(each, size=len(indices)))
                 arrays[number] = replace(stamped, request=recorded(asked)), indices
             made = await store.intend_arrays(arrays)
@@ -241,10 +244,22 @@ class Submit(Task[SubmitParameters]):
             }
         )
 
+    def _sayable(
+        self, context: TaskContext[SubmitParameters], request: JobRequest
+    ) -> Callable[[int, Sequence[int]], bool]:
+        from airavata_provider.schedulers.registry import scheduler
+
+        adaptor = scheduler(context.resource.scheduler)
+        return lambda offset, indices: (
+            "array" not in adaptor.unsupported(part(request, request.name, offset, indices, beside=1))
+        )
+
     def _tell_unsupported(self, context: TaskContext[SubmitParameters], request: JobRequest) -> None:
         """:raises ExperimentRefused: the scheduler cannot express what is asked for, and the resource minds."""
         faults = list(unsupported(context.resource, request))
-        if faults and context.resource.unsupported_options is Unsupported.ERROR:
+        # Elements cannot be left out.
+        minds = context.resource.unsupported_options is Unsupported.ERROR
+        if faults and (minds or any(fault.where == "array" for fault in faults)):
             raise ExperimentRefused(f"task {context.identity.task_id} asks for what cannot be had", faults)
         for fault in faults:
             context.log.warning("%s is left out: %s", fault.where, fault.message)
@@ -262,7 +277,9 @@ class Submit(Task[SubmitParameters]):
         """
         store = context.services.store
         last = await store.latest(context.identity)
-        if last is not None and not context.fresh:
+        # One that was called off before it was submitted holds up only the try in which that happened.
+        again = last is not None and called_off(last) and last.try_number < context.try_number
+        if last is not None and not context.fresh and not again:
             return last, False
         if last is not None:
             await end_and_wait(context, last)

@@ -187,6 +187,12 @@ async def cancel_segment(segment: Segment) -> None:
         if resolved is None:
             segment.log.info("It was not decided yet where this runs: nothing of it is anywhere")
             return
+    # Parameters may use what earlier tasks returned.
+    for (task_id, map_index), record in (
+        await segment.services.store.task_records(run.dag_id, run.run_id, run.born)
+    ).items():
+        if record.state is TaskState.COMPLETED and map_index in (-1, run.map_index):
+            segment.results.setdefault(task_id, record.result)
     for task in segment.tasks:
         try:
             context = make_context(segment, task, experiment, resolved, fresh=False)

@@ -339,6 +339,27 @@ async def test_could_not_tell_waits_and_starts_the_grace_anew(attempt: Try) -> N
     assert attempt.clock.now - recovered[0] >= GRACE_S - 30
 
 
+async def test_a_file_system_that_goes_away_after_a_cut_is_no_proof_that_nothing_was_submitted(attempt: Try) -> None:
+    directory = Path(attempt.request.directory)
+    away = directory.with_name("away")
+
+    def lose(number: int, result: CommandResult) -> CommandResult:
+        if number == 0:
+            raise CommandTimedOut("cut after it was accepted")
+        return result
+
+    def go_and_come(number: int) -> None:
+        if number == 1:
+            directory.rename(away)
+            directory.write_text("")
+        if number == 2:
+            directory.unlink()
+            away.rename(directory)
+
+    native_id = await attempt(ScriptedHost(before=go_and_come, after=lose), first=True)
+    assert attempt.folder.jobs == [native_id]
+
+
 async def test_could_not_tell_to_the_end_hands_over_and_never_submits(attempt: Try) -> None:
     attempt.folder.mode("vanish")
     attempt.folder.find("bad")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,23 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from airavata_provider.errors import ConnectFailed, JobCanceled, SubmissionRefused, SubmissionUncertain
+from airavata_provider.errors import (
+    ConfigurationError,
+    ConnectFailed,
+    JobCanceled,
+    SubmissionRefused,
+    SubmissionUncertain,
+)
 from airavata_provider.jobs.admission import Limits
 from airavata_provider.jobs.admitter import Admitter
 from airavata_provider.jobs.store import JobStore
-from airavata_provider.models.identity import TaskIdentity
+from airavata_provider.models.identity import TaskIdentity, element_name
 from airavata_provider.models.job import Job, JobState, SubmissionState
 from airavata_provider.models.resource import ComputeResource
+from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.tasks.base import Deadline, Services, TaskContext
-from airavata_provider.tasks.submission import Submit, SubmitParameters
+from airavata_provider.tasks.monitoring import Monitor, MonitorParameters
+from airavata_provider.tasks.submission import Submit, SubmitElement, SubmitParameters
 from tests.unit.jobs.admitter_contract import FAST, until
 from tests.unit.jobs.factory import make_event, make_job
 
@@ -214,3 +223,88 @@ async def test_no_deadline_is_none_to_pause() -> None:
             await asyncio.sleep(0)
             assert scope.when() is None
         assert scope.when() is None
+
+
+async def test_whoever_waits_anew_is_not_left_by_the_release_of_who_waited_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.limits = Limits({("cluster", "debug"): 1})
+    await world.other("there")
+    before = asyncio.create_task(world.run())
+    await until(waits(world))
+    releases = asyncio.Event()
+    admit = world.store.admit
+
+    async def slow(call: Any) -> Any:
+        if call.release:
+            releases.set()
+            await asyncio.sleep(0.3)
+        return await admit(call)
+
+    monkeypatch.setattr(world.store, "admit", slow)
+    before.cancel()
+    await asyncio.wait_for(releases.wait(), 20)
+    world.answers = ["7"]
+    again = asyncio.create_task(world.run())
+    await until(waits(world))
+    await world.end("there")
+    assert await asyncio.wait_for(again, 20) == "7"
+
+
+async def test_any_error_before_the_submission_makes_room(world: World) -> None:
+    world.limits = Limits({("cluster", "debug"): 1})
+    world.answers = [ConfigurationError("no such connection"), "8"]
+    with pytest.raises(ConfigurationError):
+        await world.run(1)
+    assert await asyncio.wait_for(world.run(2), 20) == "8"
+
+
+async def test_what_was_called_off_before_it_was_submitted_can_be_run_again(world: World) -> None:
+    world.limits = Limits({("cluster", "debug"): 1})
+    await world.other("there")
+    running = asyncio.create_task(world.run())
+    await until(waits(world))
+    await world.store.request_cancel((await world.job()).name, "ann")
+    with pytest.raises(JobCanceled):
+        await running
+    # Not by the same try, which a restarted triggerer begins anew.
+    with pytest.raises(JobCanceled):
+        await world.run()
+    await world.end("there")
+    world.answers = ["7"]
+    result = await Submit().run(replace(world.context(), try_number=2))
+    assert (result.values["native_id"], result.values["attempt"]) == ("7", 2)
+
+
+async def test_a_job_that_is_only_watched_takes_no_room(world: World) -> None:
+    parameters = MonitorParameters(native_id="77")
+    context: TaskContext[Any] = replace(world.context(), parameters=parameters)  # type: ignore[arg-type]
+    await Monitor()._others(context)
+    assert all((load.running, load.waiting) == (0, 0) for load in await world.store.place_loads(Limits()))
+
+
+async def test_elements_with_gaps_become_arrays_that_the_scheduler_can_be_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, list[int], list[int | None]]] = []
+
+    async def submit(host: Any, adaptor: Any, request: JobRequest, *, job: Job, **_: Any) -> str:
+        assert request.array is not None
+        assert not adaptor.unsupported(request)
+        asked.append((job.offset, list(request.array.indices), [each.place for each in request.array.elements]))
+        await world.store.submitted(job.name, f"{100 + len(asked)}", datetime.now(UTC), lambda i, n: f"{i}.{n}")
+        return f"{100 + len(asked)}"
+
+    monkeypatch.setattr("airavata_provider.jobs.submission.submit", submit)
+    resource = CLUSTER.model_copy(update={"scheduler": "sge"})
+    elements = tuple(SubmitElement() for _ in range(6))
+    parameters = SubmitParameters(executable="true", elements=elements)
+    context = replace(world.context(), resource=resource, parameters=parameters)
+    await Submit().run(context)
+    for place in range(6):
+        state = JobState.FAILED if place in (0, 1, 5) else JobState.COMPLETE
+        name = element_name((await world.job()).name, place)
+        await world.store.append(make_event(state, 9, job=name))
+    result = await Submit().run(replace(context, fresh=True, try_number=2))
+    assert asked == [(0, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]), (0, [0, 1], [0, 1]), (5, [0], [5])]
+    assert result.values["submitted"] == 3
