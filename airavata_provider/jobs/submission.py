@@ -332,7 +332,8 @@ class _Submission:
             where=self.host.name,
             advice=f"look for a job named {self.request.name} in {self.scheduler.name}'s queue and"
             f" history; if there is one, write its id into {control}/id and retry; if there certainly is"
-            f" none, remove {control}/submitting and retry",
+            f" none, remove {control}/submitting and retry. Until then it counts as a job there; to give it up,"
+            " cancel its experiment",
         )
 
     def text(self, call: _Call, nonce: str) -> str:

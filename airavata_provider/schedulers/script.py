@@ -236,6 +236,8 @@ def _line(text: str) -> str:
 _FUNCTIONS = r"""
 airavata_path=$PATH airavata_libraries=${LD_LIBRARY_PATH-} airavata_pid= airavata_told= airavata_near=
 airavata_code= airavata_watchdog= airavata_launcher= airavata_alarm= airavata_at=
+airavata_self=
+read -r airavata_self airavata_rest 2>/dev/null </proc/self/stat || :
 airavata_now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
 
 airavata_number() { # the signal in a shell's exit status, or null
@@ -327,6 +329,10 @@ airavata_keep() { # STATUS REASON: the exit record, whole or not at all
 airavata_end() { # STATUS: runs once, as the trap of the script's exit
   set +eu
   trap - EXIT
+  # A subshell that bash has not yet freed of our traps when it is told to stop would end the job in our place.
+  airavata_it=$airavata_self
+  [ -z "$airavata_self" ] || read -r airavata_it airavata_rest 2>/dev/null </proc/self/stat
+  [ "$airavata_it" = "$airavata_self" ] || exit "$1"
   # From here on the end is on its way; being told again changes nothing.
   trap '' TERM INT HUP USR1 ALRM
   PATH=$airavata_path:$PATH

@@ -28,7 +28,7 @@ class StandIn(SchedulerContract, WalltimeContract):
     timed_out = ""
     """What that says when it lost the answer, with status 1."""
 
-    settings = Settings(kill_delay_s=10)
+    settings = Settings(kill_delay_s=30)
 
     @pytest.fixture
     def cluster(self, tmp_path: Path) -> Iterator[Cluster]:

@@ -47,6 +47,9 @@ from airavata_provider.schedulers.request import (
 )
 from tests.contract.hosts import MemoryStore, job
 
+PATIENCE_S = 120.0
+"""What a busy machine may take for anything."""
+
 REF = JobRef("12", "ajob", "/scratch/d")
 noise = st.builds(CommandResult, st.integers(0, 255), st.text(), st.text())
 TEXTS = ("queue", "account", "qos", "reservation", "constraint", "gpu_type", "mail_to", "comment")
@@ -204,7 +207,7 @@ class JobsContract(PureContract):
 
     async def until(self, host: RemoteHost, ref: JobRef, *wanted: JobState) -> JobStatus:
         """Ask until the job is in one of the states, the queue first, and of its end the history too."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while True:
             status = (await self.states(host, ref)).get(ref.native_id)
             if status is None and any(state.terminal for state in wanted):
@@ -217,7 +220,7 @@ class JobsContract(PureContract):
 
     async def end(self, host: RemoteHost, ref: JobRef) -> JobStatus:
         """What the history says once the job left the queue, or the queue has the same end."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while True:
             queued = (await self.states(host, ref)).get(ref.native_id)
             result = await host.run(self.adaptor.history_command([ref]))
@@ -281,7 +284,7 @@ class JobsContract(PureContract):
         request = self.request_(folder, payload)
         ref = await self.submitted(host, request)
         await self.until(host, ref, JobState.ACTIVE)
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while not (folder / "up").exists():
             assert time.monotonic() < end
             await asyncio.sleep(0.1)

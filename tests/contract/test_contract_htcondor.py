@@ -27,7 +27,7 @@ class TestHTCondor(StandIn):
     commands = STANDINS / "htcondor" / "bin"
     submitter = "condor_submit"
     timed_out = "ERROR: Failed to commit job submission into the queue."
-    settings = Settings(kill_delay_s=10, keep_s=600)
+    settings = Settings(kill_delay_s=30, keep_s=600)
 
     async def test_an_access_point_without_a_history_leaves_it_to_the_log_and_the_record(
         self, host: RemoteHost, folder: Path, cluster: Cluster

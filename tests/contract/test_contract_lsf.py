@@ -24,7 +24,7 @@ class TestLsf(StandIn):
     commands = STANDINS / "lsf" / "bin"
     submitter = "bsub"
     timed_out = "Communication time out. Job not submitted."
-    settings = Settings(kill_delay_s=10, keep_s=600, drop_unmet=False)
+    settings = Settings(kill_delay_s=30, keep_s=600, drop_unmet=False)
 
     async def test_the_walltime_is_kept_and_told(  # type: ignore[override]
         self, host: RemoteHost, folder: Path, cluster: Cluster

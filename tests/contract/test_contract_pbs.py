@@ -49,4 +49,4 @@ class TestTorque(StandIn):
     commands = STANDINS / "torque" / "bin"
     submitter = "qsub"
     timed_out = "qsub: End of File"
-    settings = Settings(kill_delay_s=10, keep_s=600)
+    settings = Settings(kill_delay_s=30, keep_s=600)

@@ -52,7 +52,7 @@ class TestImaginary(JobsContract):
 
     @pytest.fixture
     def host(self, tmp_path: Path) -> Iterator[LocalHost]:
-        cluster = Cluster(tmp_path / "cluster", Settings(kill_delay_s=10, keep_s=600))
+        cluster = Cluster(tmp_path / "cluster", Settings(kill_delay_s=30, keep_s=600))
         yield LocalHost(PACKAGE / "bin", noise="Welcome!\n", environment=cluster.environment())
         cluster.close()
 

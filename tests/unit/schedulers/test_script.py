@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,20 @@ WAITER = "trap 'echo got >>got; exit 7' {0}; touch up; while :; do sleep 0.05; d
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+def test_the_watchdogs_end_is_not_the_jobs(tmp_path: Path, shell: str) -> None:
+    # Bash runs the script's own trap in a subshell that is killed right after it was forked.
+    runs = []
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        runs.append(start(folder, "sh", "-c", "exit 5", shell=shell, fork=True, walltime_s=300))
+    assert [run.end() for run in runs] == [5] * len(runs)
+    for run in runs:
+        run.until(partial(_gone, run.process.pid))
+    assert [run.record.exit_code for run in runs] == [5] * len(runs)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGINT])
 def test_being_told_to_stop_reaches_the_payload_and_its_own_code_is_kept(
     tmp_path: Path, shell: str, signo: signal.Signals
@@ -343,6 +358,14 @@ def test_a_stop_after_the_notice_is_the_walltimes(tmp_path: Path) -> None:
     run.process.send_signal(signal.SIGTERM)
     assert run.end() == 143
     assert run.record.reason == "WALLTIME"
+
+
+def _gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _proc_mask(pid: int, name: str) -> str:
