@@ -112,6 +112,8 @@ def status(args: Namespace) -> int:
         say_json(report)
         return 0
     say(f"{report['id']} ({report['dag_id']}): {report['state']}")
+    for reason in (report["placement"] or {}).get("reasons", ()):
+        say(f"  where to run: {reason}")
     for line in progress({}, seen(report)):
         say(f"  {line}")
     for job in report["jobs"]:

@@ -20,7 +20,7 @@ from airavata_provider.models.catalog import Catalog
 from airavata_provider.models.values import suggestion
 
 if TYPE_CHECKING:
-    from airavata_provider.jobs.rounds import PlaceLoad
+    from airavata_provider.jobs.placing import PlaceLoad
     from airavata_provider.jobs.store import JobStore
 
 _FROM_NOW = re.compile(r"([0-9]{1,6})\s*([mhd])")

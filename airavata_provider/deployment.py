@@ -19,11 +19,11 @@ from typing import Any
 from airavata_provider.errors import ExperimentRefused, Fault, PatternError
 from airavata_provider.models.catalog import Catalog
 from airavata_provider.models.catalog_folders import LOOK_AGAIN_S, CatalogFolders
-from airavata_provider.models.experiment import Experiment, ResolvedExperiment, resolve
+from airavata_provider.models.experiment import Experiment, ResolvedExperiment
 from airavata_provider.models.pattern import Pattern, answers_ends, load_pattern
 from airavata_provider.models.pattern_folders import builtin_patterns, pattern_files
 from airavata_provider.settings import get_settings
-from airavata_provider.tasks.job_request import door_faults, option_faults
+from airavata_provider.tasks.job_request import fit, option_faults
 from airavata_provider.tasks.registry import parameter_models
 
 
@@ -89,22 +89,26 @@ class Deployment:
         return []
 
     def fit(self, experiment: Experiment, *, dag_id: str | None = None) -> ResolvedExperiment:
-        """An experiment's names and sizes against the catalog and the patterns; see :meth:`check`."""
+        """An experiment's names and sizes against the catalog and the patterns; see :meth:`check`.
+
+        Where it may run in several places, it is told of the one that its application prefers; which one it will be
+        is decided when it begins.
+        """
         faults: list[Fault] = []
         if dag_id is not None:
             if experiment.pattern not in {None, dag_id}:
                 faults.append(Fault("pattern", f"is {experiment.pattern}, and the request is for {dag_id}"))
             experiment = experiment.model_copy(update={"pattern": dag_id})
         try:
-            resolved = resolve(experiment, self.catalog, patterns=self.patterns, now=datetime.now(UTC))
+            found = fit(experiment, self.catalog, patterns=self.patterns, now=datetime.now(UTC))
         except ExperimentRefused as error:
             beside = option_faults(experiment, self.catalog)
-            raise ExperimentRefused(error.title, [*faults, *error.faults, *beside]) from error
-        faults.extend(door_faults(resolved))
-        faults.extend(rule_faults(resolved, self._patterns_folders))
+            told = dict.fromkeys([*faults, *error.faults, *beside])
+            raise ExperimentRefused(error.title, list(told)) from error
+        faults.extend(rule_faults(found.places[0], self._patterns_folders))
         if faults:
             raise ExperimentRefused(f"experiment {experiment.id or 'without an id'} cannot run", faults)
-        return resolved
+        return found.places[0]
 
 
 def named_pattern(name: str, folders: Sequence[Path]) -> Pattern | None:

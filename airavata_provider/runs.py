@@ -21,6 +21,7 @@ from airavata_provider.models.job import Job, SubmissionState, TaskRecord
 if TYPE_CHECKING:
     from airavata_provider.jobs.rows import StoredEvent
     from airavata_provider.jobs.store import JobStore
+    from airavata_provider.models.placement import Placement
     from airavata_provider.models.resolved import ResolvedExperiment
 
 CANCEL_NOTE = "Cancelled by "
@@ -253,6 +254,7 @@ async def experiment_report(run: Run, store: JobStore, *, now: datetime) -> dict
     """Everything there is to tell about an experiment, as JSON values but for its moments."""
     jobs = await store.jobs_of(run.dag_id, run.id, run.born)
     records = await store.task_records(run.dag_id, run.id, run.born)
+    placement = await store.placement(run.dag_id, run.id, run.born)
     histories = {job.name: [_event(event) for event in await store.events(job.name)] for job in jobs}
     return {
         "id": run.id,
@@ -264,10 +266,20 @@ async def experiment_report(run: Run, store: JobStore, *, now: datetime) -> dict
         "queued_at": run.queued_at,
         "started_at": run.started_at,
         "ended_at": run.ended_at,
+        "placement": None if placement is None else _placement(placement),
         "airflow_tasks": [asdict(task) for task in run.tasks],
         "tasks": [_record(record) for record in sorted(records.values(), key=lambda each: each.started_at)],
         "jobs": [{**_job(job), "events": histories[job.name]} for job in jobs],
         "outputs": outputs(records.values()),
+    }
+
+
+def _placement(placement: Placement) -> dict[str, Any]:
+    return {
+        "resource": placement.resource,
+        "queue": placement.queue,
+        "decided_at": placement.decided_at,
+        "reasons": list(placement.reasons),
     }
 
 

@@ -154,6 +154,13 @@ class Settings:
         least=0.05,
     )
 
+    placement_policy: str = _option(
+        "soonest",
+        "What decides where an experiment runs that may run in several places: ``soonest`` (by how things are "
+        "there), ``preferred`` (by the order of the application's deployments), or one that a package adds (entry "
+        "points ``airavata.placement_policies``).",
+    )
+
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense, all at once.
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from airavata_provider.errors import ExperimentRefused, Fault, FaultyInput
 from airavata_provider.models.catalog import Catalog, catalog_files, load_catalog
-from airavata_provider.models.experiment import read_experiment, resolve
+from airavata_provider.models.experiment import read_experiment
 from airavata_provider.models.pattern import load_pattern
 from airavata_provider.models.pattern_folders import builtin_patterns, pattern_files
 from airavata_provider.models.source import read_yaml
 from airavata_provider.settings import get_settings
-from airavata_provider.tasks.job_request import door_faults
+from airavata_provider.tasks.job_request import fit
 from airavata_provider.tasks.registry import parameter_models
 
 _CATALOG_SECTIONS = frozenset({"compute_resources", "storage_resources", "applications"})
@@ -137,7 +137,7 @@ def _experiment(path: Path, catalog: Catalog | None, patterns: set[str], faults:
     try:
         experiment = read_experiment(path, catalog)
         if catalog is not None:
-            told = door_faults(resolve(experiment, catalog, patterns=patterns, now=datetime.now(UTC)))
+            fit(experiment, catalog, patterns=patterns, now=datetime.now(UTC))
     except ExperimentRefused as error:
         told = error.faults
     # The faults that the catalog tells name the field alone.

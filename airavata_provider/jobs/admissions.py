@@ -6,13 +6,16 @@ Imports no Airflow.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from airavata_provider.jobs.admission import Limits
 from airavata_provider.jobs.engine import WRITES, translated
+from airavata_provider.jobs.placing import PlaceLoad, Recent
+from airavata_provider.jobs.recent import read_recent
 from airavata_provider.jobs.records import Records
-from airavata_provider.jobs.rounds import Call, PlaceLoad, Round, place_loads, positions, run_round, sums
+from airavata_provider.jobs.rounds import Call, Round, place_loads, positions, run_round, sums
 from airavata_provider.jobs.unit import Unit, Work
 from airavata_provider.models.job import Job, SubmissionState
 
@@ -65,6 +68,16 @@ class Admissions(Records):
         """
         rows = await self._read("looking at what is where", sums(datetime.now(UTC)))
         return place_loads(rows, limits)
+
+    async def recent(self, resources: Collection[str]) -> Recent:
+        """What is known of those resources' queues of late."""
+
+        async def work() -> Recent:
+            with translated("looking at how queues are"):
+                async with self._engine.connect() as connection:
+                    return await read_recent(connection, resources, datetime.now(UTC))
+
+        return await self._to_the_end(asyncio.ensure_future(work()))
 
 
 def _back(job: Job, reason: str) -> Job:

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.admission import Hold, Limits, Line, Load, Place, Waiting, decide, full, promising
+from airavata_provider.jobs.placing import PlaceLoad
 from airavata_provider.jobs.rows import availability_from
 from airavata_provider.jobs.unit import Lease, Unit, Work
 from airavata_provider.models.availability import Availability
@@ -81,20 +82,6 @@ class Round:
     held: Mapping[tuple[str, str, str, str, int], Hold]
     said: Sequence[Availability]
     more: bool
-
-
-@dataclass(frozen=True)
-class PlaceLoad:
-    """What is in one place, for people.
-
-    :param running: jobs of ours that were let go and have not ended, counted as the place's limit counts
-    :param waiting: jobs that wait to be let go
-    """
-
-    resource: str
-    queue: str
-    running: int
-    waiting: int
 
 
 async def run_round(connection: AsyncConnection, call: Call) -> Round:

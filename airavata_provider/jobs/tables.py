@@ -206,6 +206,8 @@ placement = Table(
     Column("reasons", JSON, nullable=False),
     Column("decided_at", UtcDateTime, nullable=False),
     Column("revision", Integer, nullable=False),
+    # What was decided lately.
+    Index(None, "decided_at"),
 )
 
 availability = Table(

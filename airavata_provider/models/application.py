@@ -229,6 +229,7 @@ class Application(Model):
     :param inputs: by name, in the order of the command line's options
     :param outputs: by name
     :param deployments: by compute resource, the preferred one first
+    :param only_on: resources and classes of resources, the only ones where it runs; none: all
     :param stdout: file of the program's standard output in the working directory; an output may name it
     :param stderr: the same for standard error
     """
@@ -239,6 +240,7 @@ class Application(Model):
     inputs: Mapping[Name, InputField] = Field(default_factory=dict)
     outputs: Mapping[Name, OutputField] = Field(default_factory=dict)
     deployments: Mapping[Name, Deployment] = Field(min_length=1)
+    only_on: tuple[Name, ...] = ()
     stdout: FileName = "stdout.txt"
     stderr: FileName = "stderr.txt"
 

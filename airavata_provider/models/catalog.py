@@ -10,7 +10,7 @@ Imports no Airflow; reads the files in the folders it is given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -46,6 +46,12 @@ class Catalog:
     applications: Mapping[str, Application] = field(default_factory=dict)
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     mailboxes: Mapping[str, Mailbox] = field(default_factory=dict)
+
+    @property
+    def words(self) -> frozenset[str]:
+        """What a pin (``only_on``) may name: compute resources and their classes."""
+        resources = self.compute_resources
+        return frozenset({*resources, *(word for each in resources.values() for word in each.classes)})
 
     def application(self, name: str) -> Application:
         """:raises CatalogError: there is none of that name."""
@@ -175,6 +181,7 @@ class _Reader:
                 if served not in resources:
                     message = f"no such compute resource {served!r}{suggestion(served, resources)}"
                     faults.append(self._documents["mailboxes", name].fault(("mailboxes", name, "resources"), message))
+        faults.extend(self._pins())
         defaults = [
             name
             for name, storage in self.entries["storage_resources"].items()
@@ -185,3 +192,24 @@ class _Reader:
             message = f"{defaults[0]} is the default already"
             faults.append(self._documents[place].fault((*place, "default"), message))
         return faults
+
+    def _pins(self) -> Iterator[Fault]:
+        """Pins on what is not there, and classes that are called as a resource is."""
+        resources = self.entries["compute_resources"]
+        words = set(resources)
+        for name, resource in resources.items():
+            assert isinstance(resource, ComputeResource)  # noqa: S101  # by the section
+            words.update(resource.classes)
+            for index, word in enumerate(resource.classes):
+                if word in resources:
+                    place = ("compute_resources", name)
+                    message = f"{word!r} is a compute resource's name"
+                    yield self._documents[place].fault((*place, "classes", index), message)
+        for section in ("applications", "gateways"):
+            for name, entry in self.entries[section].items():
+                assert isinstance(entry, Application | Gateway)  # noqa: S101  # by the section
+                for index, word in enumerate(entry.only_on):
+                    if word not in words:
+                        place = (section, name)
+                        message = f"no such compute resource or class{suggestion(word, words)}"
+                        yield self._documents[place].fault((*place, "only_on", index), message)

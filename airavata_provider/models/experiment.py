@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from airavata_provider.errors import ExperimentRefused, Fault, FaultyInput
 from airavata_provider.models.catalog import Catalog
 from airavata_provider.models.options import JobOptions
-from airavata_provider.models.resolution import resolve
+from airavata_provider.models.resolution import Fitting, resolve, resolve_all
 from airavata_provider.models.resolved import FileInput, ResolvedExperiment, command_arguments
 from airavata_provider.models.source import faults_of, read_yaml
 from airavata_provider.models.uri import file_uri
@@ -39,11 +39,13 @@ from airavata_provider.models.values import (
 __all__ = [
     "Experiment",
     "FileInput",
+    "Fitting",
     "Priority",
     "ResolvedExperiment",
     "command_arguments",
     "read_experiment",
     "resolve",
+    "resolve_all",
 ]
 
 # Airflow's default `[scheduler] allowed_run_id_pattern`; "." and ".." cannot stand in an address.
@@ -84,7 +86,8 @@ class Experiment(JobOptions):
     :param user: the person there
     :param application: name in the catalog
     :param pattern: execution pattern; None: the application's
-    :param compute_resource: name in the catalog; None: the application's first deployment that fits
+    :param compute_resource: name in the catalog; None: chosen among the application's deployments that fit
+    :param only_on: resources and classes of resources, the only ones to choose from; none: all
     :param queue: None: the deployment's or the resource's default; so are the sizes
     :param cpus: processors in all
     :param memory_mb: MiB per node
@@ -106,6 +109,7 @@ class Experiment(JobOptions):
     application: Name
     pattern: Name | None = None
     compute_resource: Name | None = None
+    only_on: tuple[Name, ...] = ()
     queue: Text | None = None
     nodes: Count | None = None
     cpus: Count | None = None

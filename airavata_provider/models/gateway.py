@@ -30,9 +30,11 @@ class Gateway(GatewayOnResource):
     :param max_jobs_per_user: the same, of each of its users
     :param share: its part of a queue that several gateways wait for, beside the others' (2 gets twice as much as 1)
     :param resources: further limits, by compute resource
+    :param only_on: resources and classes of resources, the only ones where its experiments run; none: all
     """
 
     name: Name
     description: str = ""
     share: Share = 1.0
     resources: Mapping[str, GatewayOnResource] = Field(default_factory=dict)
+    only_on: tuple[Name, ...] = ()

@@ -187,6 +187,8 @@ class ComputeResource(Reachable):
     :param shell: interpreter of the job scripts
     :param reservations: by the scheduler's name for them; where some are here, no other can be asked for
     :param launchers: words before the executable of deployments that name none, by their parallelism; templates
+    :param classes: words for what it is (``sensitive``, ``gpu``); requests, applications and gateways can name
+        them in their ``only_on``
     :param max_array_size: indices of an array's elements are below it (SLURM's ``MaxArraySize``); what has more
         elements becomes several arrays
     :param unsupported_options: refuse a request that asks for what the scheduler cannot express, or warn
@@ -210,6 +212,7 @@ class ComputeResource(Reachable):
     launchers: Mapping[Annotated[Parallelism, BeforeValidator(upper)], tuple[Template, ...]] = Field(
         default_factory=dict
     )
+    classes: tuple[Name, ...] = ()
     max_array_size: Count = 1000
     unsupported_options: Annotated[Unsupported, BeforeValidator(lower)] = Unsupported.ERROR
 

@@ -5,14 +5,17 @@ Imports no Airflow; does no I/O but finding the scheduler's adaptor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from airavata_provider.errors import ConfigurationError, Fault
 from airavata_provider.models.application import Container, Parallelism
 from airavata_provider.models.catalog import Catalog
-from airavata_provider.models.experiment import Experiment
+from airavata_provider.models.experiment import Experiment, Fitting, resolve_all
 from airavata_provider.models.options import JobOptions
+from airavata_provider.models.places import told_together
+from airavata_provider.models.resolution import refused_for
 from airavata_provider.models.resolved import ResolvedExperiment, command_arguments, element_arguments, launcher_words
 from airavata_provider.models.resource import ComputeResource, Unsupported
 from airavata_provider.schedulers.registry import scheduler
@@ -129,6 +132,27 @@ def option_faults(experiment: Experiment, catalog: Catalog) -> list[Fault]:
         return list(unsupported(resource, request))
     except ConfigurationError:
         return []
+
+
+def fit(
+    experiment: Experiment,
+    catalog: Catalog,
+    *,
+    patterns: Collection[str] | None = None,
+    now: datetime | None = None,
+) -> Fitting:
+    """Where an experiment can run: what ``resolve_all`` finds, without what its scheduler cannot be asked for.
+
+    :param patterns: see ``resolve_all``; so is ``now``
+    :raises ExperimentRefused: with every fault
+    """
+    found = resolve_all(experiment, catalog, patterns=patterns, now=now)
+    against = {each.resource.name: tuple(door_faults(each)) for each in found.places}
+    places = tuple(each for each in found.places if not against[each.resource.name])
+    unfit = {**found.unfit, **{name: faults for name, faults in against.items() if faults}}
+    if not places:
+        raise refused_for(experiment, told_together(unfit))
+    return Fitting(places, unfit)
 
 
 def door_faults(experiment: ResolvedExperiment) -> list[Fault]:

@@ -19,11 +19,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airavata_provider.errors import AiravataError, DeadlineExceeded, ExperimentRefused, Fault
-from airavata_provider.models.experiment import Experiment, ResolvedExperiment, resolve
+from airavata_provider.models.experiment import Experiment, Fitting, ResolvedExperiment, resolve
 from airavata_provider.models.identity import TaskIdentity, birth, experiment_directory
 from airavata_provider.models.job import TaskRecord, TaskState
 from airavata_provider.models.template import render
 from airavata_provider.tasks.base import Deadline, Parameters, TaskContext, TaskResult
+from airavata_provider.tasks.job_request import fit
 from airavata_provider.tasks.registry import task_type
 from airavata_provider.triggers.services import HostServices
 
@@ -145,8 +146,12 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
     experiment = resolved = None
     if run.conf is not None:
         experiment = Experiment.from_conf(run.conf, experiment_id=run.run_id)
-        resolved = resolve(experiment, services.catalog())
+        resolved = await _placed(segment, experiment)
+        # A request that fits nowhere is told so before it waits.
+        fitting = fit(experiment, services.catalog()) if resolved is None else None
         await _until(experiment.not_before, segment.log)
+        if fitting is not None:
+            resolved = await _place(segment, fitting)
     records = await services.store.task_records(run.dag_id, run.run_id, run.born)
     fresh = is_fresh(segment.tasks, run, records)
     if fresh:
@@ -180,7 +185,10 @@ async def cancel_segment(segment: Segment) -> None:
     experiment = resolved = None
     if run.conf is not None:
         experiment = Experiment.from_conf(run.conf, experiment_id=run.run_id)
-        resolved = resolve(experiment, segment.services.catalog())
+        resolved = await _placed(segment, experiment)
+        if resolved is None:
+            segment.log.info("It was not decided yet where this runs: nothing of it is anywhere")
+            return
     # Parameters may use what earlier tasks returned.
     for (task_id, map_index), record in (
         await segment.services.store.task_records(run.dag_id, run.run_id, run.born)
@@ -193,6 +201,25 @@ async def cancel_segment(segment: Segment) -> None:
             await task_type(task.type).cancel(context)
         except AiravataError as error:
             segment.log.warning("%s: could not be cancelled: %s", task.id, error)
+
+
+async def _placed(segment: Segment, experiment: Experiment) -> ResolvedExperiment | None:
+    """The experiment where it runs; None where nobody decided that yet."""
+    catalog, run = segment.services.catalog(), segment.run
+    if experiment.compute_resource is not None:
+        return resolve(experiment, catalog)
+    found = await segment.services.store.placement(run.dag_id, run.run_id, run.born)
+    return None if found is None else resolve(found.settled(experiment), catalog)
+
+
+async def _place(segment: Segment, fitting: Fitting) -> ResolvedExperiment:
+    """Decide where the experiment runs, for all of its tasks and their retries."""
+    run, services = segment.run, segment.services
+    policy = services.placement_policy()
+    found = await services.placer().place(run.dag_id, run.run_id, run.born, fitting, policy)
+    for reason in found.reasons:
+        segment.log.info("%s", reason)
+    return resolve(found.settled(fitting.places[0].experiment), services.catalog())
 
 
 async def _run_task(

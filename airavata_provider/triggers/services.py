@@ -20,6 +20,8 @@ from airavata_provider.tasks.base import Services, webhook_url
 
 if TYPE_CHECKING:
     from airavata_provider.jobs.admitter import Admitter
+    from airavata_provider.jobs.placer import Placer
+    from airavata_provider.jobs.placing import Policy
     from airavata_provider.jobs.poller import Way
     from airavata_provider.models.resource import ComputeResource, Reachable
     from airavata_provider.ssh.host import Host
@@ -46,6 +48,22 @@ class HostServices(Services):
         from airavata_provider.jobs.admitter import get_admitter
 
         return get_admitter(self.store, lambda: limits_of(self.catalog()))
+
+    def placer(self) -> Placer:
+        """Decides where experiments run that leave the choice to us."""
+        from airavata_provider.jobs.admission import limits_of
+        from airavata_provider.jobs.placer import get_placer
+
+        return get_placer(self.store, lambda: limits_of(self.catalog()))
+
+    def placement_policy(self) -> Policy:
+        """What it decides by.
+
+        :raises ConfigurationError: the deployment names one that is not there
+        """
+        from airavata_provider.jobs.policies import placement_policy
+
+        return placement_policy("soonest")
 
 
 class AirflowServices(HostServices):
@@ -99,6 +117,11 @@ class AirflowServices(HostServices):
         found = self.catalog().compute_resource(resource)
         relay = found.scratch if found.callbacks.relay else None
         return Way(await self.host(found), scheduler(found.scheduler), relay)
+
+    def placement_policy(self) -> Policy:
+        from airavata_provider.jobs.policies import placement_policy
+
+        return placement_policy(self.settings.placement_policy)
 
     def webhook_url(self, resource: ComputeResource, job: str) -> str | None:
         return webhook_url(self.settings.webhook_base_url, resource, job)

@@ -8,6 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -18,6 +19,7 @@ from airavata_provider.errors import CommandFailed, FileMissing, JobCanceled, Jo
 from airavata_provider.jobs.reconcile import stop_reconciler
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.jobs.submission import Patience, submit
+from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.identity import experiment_directory
 from airavata_provider.models.job import JobState
 from airavata_provider.ssh.pool import close_pool
@@ -94,6 +96,24 @@ async def test_an_experiment_runs_from_end_to_end(services: BedServices, bed: Be
     ]
     directory = f"{bed.scratch}/{experiment_directory('pattern', experiment, '')}"
     assert bed.run(f"test -e {directory}", check=False).returncode == 1
+
+
+async def test_with_its_queue_drained_an_experiment_goes_elsewhere_and_stays_there(services: BedServices) -> None:
+    experiment = name()
+    conf = {key: value for key, value in request("").items() if key != "compute_resource"}
+    begin = datetime.now(UTC) - timedelta(minutes=1)
+    said = await services.store.set_availability(
+        Availability("cluster", AvailabilityState.DRAINING, begin, "debug", reason="new disks")
+    )
+    await services.run(experiment, conf, *PREPARE)
+    await services.store.clear_availability(said.id)
+    await services.store.set_availability(Availability("host", AvailabilityState.DRAINING, begin))
+    watched = await services.run(experiment, conf, MONITOR)
+    await services.run(experiment, conf, *FINISH)
+    assert watched["monitor"]["state"] == "COMPLETE"
+    (job,) = await services.store.jobs_of("pattern", experiment, "")
+    assert job.resource == "host"
+    assert (services.root / "out" / "result.txt").exists()
 
 
 @pytest.mark.parametrize("resource", ["cluster", "host"])

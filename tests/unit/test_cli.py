@@ -21,6 +21,7 @@ from airavata_provider.jobs.mail_folders import MailFolder
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.identity import birth
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState, TaskRecord, TaskState
+from airavata_provider.models.placement import Placement
 from airavata_provider.settings import get_settings
 from airavata_provider.validation import validate_paths
 
@@ -396,6 +397,23 @@ def test_status_tells_of_a_job_that_waits_with_us(airflow: Airflow, capsys: pyte
     in_store(lambda store: store.readmit("ajob", NOW, "", ""))
     assert call("status", "e1") == 0
     assert "waits until" not in capsys.readouterr().out
+
+
+def test_status_tells_where_it_runs_and_why(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run("running")
+    airflow.looks = [run]
+    assert call("status", "e1", "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out)["placement"] is None
+    reasons = ("here: chosen; 0 jobs there", "there: there is draining")
+    placement = Placement(run.dag_id, run.id, run.born, "here", "debug", NOW, reasons=reasons)
+    in_store(lambda store: store.place(placement))
+    assert call("status", "e1") == 0
+    assert "  where to run: here: chosen; 0 jobs there\n  where to run: there: there is draining\n" in (
+        capsys.readouterr().out
+    )
+    assert call("status", "e1", "-o", "json") == 0
+    told = json.loads(capsys.readouterr().out)["placement"]
+    assert (told["resource"], told["queue"], tuple(told["reasons"])) == ("here", "debug", reasons)
 
 
 def test_an_id_that_nobody_or_that_several_have(

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from airavata_provider.errors import JobUnknown, StoreError
 from airavata_provider.jobs.mail_folders import MailFolder
+from airavata_provider.jobs.placing import Recent
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.identity import TaskIdentity
@@ -296,6 +297,39 @@ class StoreContract(StoreFixtures):
         assert await other.place(second) == second
         assert (await store.place(first)).resource == "three"
         assert await store.placement("d", "e", "another") is None
+
+    async def test_what_is_known_of_places_of_late(self, store: JobStore) -> None:
+        begin = datetime.now(UTC) - timedelta(minutes=30)
+
+        def moment(minutes: float) -> datetime:
+            return begin + timedelta(minutes=minutes)
+
+        async def job(name: str, *states: tuple[JobState, float, Outcome | None], queue: str | None = "q") -> None:
+            await store.intend(make_job(name, queue=queue))
+            await store.submitted(name, f"id-{name}", moment(0))
+            for state, minutes, outcome in states:
+                event = make_event(state, job=name, outcome=outcome)
+                await store.append(replace(event, at=moment(minutes)))
+
+        await job("waits")
+        await job("runs", (S.ACTIVE, 2, None))
+        await job("lost", (S.ACTIVE, 4, None), (S.FAILED, 5, Outcome.NODE_FAILURE))
+        await job("wrong", (S.ACTIVE, 6, None), (S.FAILED, 7, Outcome.FAILED))
+        await job("old", (S.ACTIVE, -300, None), (S.COMPLETE, -200, Outcome.COMPLETED))
+        await job("elsewhere", (S.ACTIVE, 1, None), queue=None)
+        await store.intend_array(make_job("array", queue="q"), [0, 1])
+        for n, name in enumerate(["waits", "none", "late"]):
+            decided = moment(-60) if name == "late" else moment(0) + timedelta(minutes=25)
+            await store.place(Placement("hpc_batch", f"experiment-{name}", "", "cluster", "Q", decided, revision=n))
+        found = await store.recent({"cluster", "unheard of"})
+        assert {place: sorted(waits) for place, waits in found.waits.items()} == {
+            ("cluster", "q"): [120, 240, 360],
+            ("cluster", ""): [60],
+        }
+        assert found.oldest == {("cluster", "q"): moment(0)}
+        assert found.ended == {("cluster", "q"): (2, 1)}
+        assert found.chosen == {("cluster", "Q"): 1}
+        assert await store.recent({"another"}) == Recent()
 
     async def test_availabilities(self, store: JobStore, other: JobStore) -> None:
         drain = Availability("cluster", AvailabilityState.DRAINING, at(5), "debug", at(9), "ada", "work\0 on it")

@@ -21,7 +21,7 @@ from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import Job
 from airavata_provider.schedulers.request import Container, ContainerRuntime, JobRequest, MailEvent
 from airavata_provider.tasks.base import Services, TaskContext
-from airavata_provider.tasks.job_request import door_faults, job_fields, layout, option_faults, unsupported
+from airavata_provider.tasks.job_request import door_faults, fit, job_fields, layout, option_faults, unsupported
 from airavata_provider.tasks.submission import Submit, SubmitParameters, request_of
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "options_catalog"
@@ -118,6 +118,16 @@ def test_the_door_tells_an_administrators_fault_as_one_of_the_catalog() -> None:
     (fault,) = door_faults(ResolvedExperiment(**{**vars(experiment), "deployment": bad}))
     assert fault.where == "the catalog's compute_resources.cluster"
     assert "--array" in fault.message
+
+
+def test_what_a_scheduler_has_no_words_for_is_no_place() -> None:
+    found = fit(Experiment(application="serial", qos="high"), CATALOG)
+    everywhere = fit(Experiment(application="serial"), CATALOG)
+    names = [place.resource.name for place in found.places]
+    assert "strict_host" not in names
+    assert "cluster" in names
+    assert {fault.where for fault in found.unfit["strict_host"]} == {"qos"}
+    assert "strict_host" in [place.resource.name for place in everywhere.places]
 
 
 def test_options_are_told_beside_whatever_else_is_wrong() -> None:

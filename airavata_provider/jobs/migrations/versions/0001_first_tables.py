@@ -140,6 +140,7 @@ def upgrade() -> None:
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("dag_id", "experiment_id", "born", name=op.f("pk_airavata_placement")),
     )
+    op.create_index(op.f("ix_airavata_placement_decided_at"), "airavata_placement", ["decided_at"])
     op.create_table(
         "airavata_availability",
         sa.Column("id", sa.String(length=64), nullable=False),

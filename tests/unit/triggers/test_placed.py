@@ -1,0 +1,203 @@
+"""Where an experiment's tasks run: decided once, at its first task, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import pytest_asyncio
+
+from airavata_provider.errors import ExperimentRefused
+from airavata_provider.jobs.admission import Limits, limits_of
+from airavata_provider.jobs.placer import Placer, get_placer
+from airavata_provider.jobs.placing import soonest
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.availability import Availability, AvailabilityState
+from airavata_provider.models.catalog import Catalog, load_catalog
+from airavata_provider.models.experiment import Experiment, resolve_all
+from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
+from airavata_provider.triggers import host
+from airavata_provider.triggers.host import HostedTask, Run, Segment, cancel_segment, run_segment
+from airavata_provider.triggers.services import HostServices
+
+LOG = logging.getLogger("test")
+RUN = Run("d", "r", -1, 1, conf={"application": "run"}, born="2031-05-06T12:00:00+00:00")
+CATALOG = """\
+storage_resources:
+  home: {type: local, root: /srv}
+compute_resources:
+  alpha: {connection: a, scheduler: fork, scratch: /scratch}
+  beta: {connection: b, scheduler: fork, scratch: /scratch, max_jobs: 20}
+applications:
+  run:
+    deployments:
+      alpha: {executable: /bin/run}
+      beta: {executable: /bin/run}
+"""
+
+
+class Nothing(Parameters):
+    """None."""
+
+
+class Tell(Task[Nothing]):
+    """Tells where it works, and where it was cancelled."""
+
+    name: ClassVar[str] = "tell"
+    Parameters: ClassVar[type[Parameters]] = Nothing
+    cancelled: ClassVar[list[str]] = []
+
+    async def run(self, context: TaskContext[Nothing]) -> TaskResult:
+        return TaskResult({"on": context.resource.name})
+
+    async def cancel(self, context: TaskContext[Nothing]) -> None:
+        self.cancelled.append(context.resource.name)
+
+
+class Services(HostServices):
+    def __init__(self, store: JobStore, catalog: Catalog) -> None:
+        self.store = store
+        self.known = catalog
+
+    def catalog(self) -> Catalog:
+        return self.known
+
+    def placer(self) -> Placer:
+        return Placer(self.store, lambda: limits_of(self.known), read_again_s=-1)
+
+    async def host(self, resource: Any) -> Any:
+        raise NotImplementedError
+
+    async def storage(self, name: str) -> Any:
+        raise NotImplementedError
+
+    def webhook_url(self, resource: Any, job: str) -> str | None:
+        return None
+
+    def webhook_token(self, job: str) -> str:
+        return ""
+
+    async def watch(self) -> None:
+        return None
+
+
+@pytest_asyncio.fixture
+async def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Services]:
+    store = JobStore(f"sqlite:///{tmp_path}/a.db")
+    await store.create_tables()
+    (tmp_path / "catalog.yaml").write_text(CATALOG)
+    monkeypatch.setattr(host, "task_type", lambda name: Tell())
+    monkeypatch.setattr(Tell, "cancelled", [])
+    monkeypatch.setattr(Tell, "defaults", classmethod(lambda cls, resolved: {}), raising=False)
+    yield Services(store, load_catalog([tmp_path]))
+    await store.close()
+
+
+async def drain(store: JobStore, resource: str) -> str:
+    said = Availability(resource, AvailabilityState.DRAINING, datetime.now(UTC) - timedelta(minutes=1))
+    return (await store.set_availability(said)).id
+
+
+def segment(services: HostServices, run: Run, *tasks: str) -> Segment:
+    return Segment([HostedTask(id=each, type="tell") for each in tasks], run, services, LOG)
+
+
+async def where(services: HostServices, run: Run, task: str) -> str:
+    found: Mapping[str, Mapping[str, Any]] = await run_segment(segment(services, run, task))
+    return str(found[task]["on"])
+
+
+async def test_the_choice_holds_for_all_tasks_and_retries(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = await drain(services.store, "alpha")
+    with caplog.at_level("INFO"):
+        assert await where(services, RUN, "first") == "beta"
+    assert "alpha: alpha is draining" in caplog.text
+    found = await services.store.placement("d", "r", RUN.born)
+    assert found is not None
+    assert (found.resource, found.queue) == ("beta", None)
+    assert found.reasons[0].startswith("beta: chosen; 0 of at most 20 jobs there")
+    await services.store.clear_availability(key)
+    await drain(services.store, "beta")
+    # Another process, too: nothing but the record tells it.
+    again = Services(services.store, services.known)
+    assert await where(again, RUN, "second") == "beta"
+    assert await where(again, replace(RUN, try_number=2), "third") == "beta"
+    assert await services.store.placement("d", "r", RUN.born) == found
+
+
+async def test_another_run_of_the_same_id_is_decided_anew(services: Services) -> None:
+    assert await where(services, RUN, "first") == "alpha"
+    await drain(services.store, "alpha")
+    assert await where(services, replace(RUN, born="2031-05-07T12:00:00+00:00"), "first") == "beta"
+    assert await where(services, RUN, "second") == "alpha"
+
+
+async def test_who_is_killed_after_the_decision_goes_on_there(services: Services) -> None:
+    """The decision is on record before the first task begins."""
+    begun = asyncio.Event()
+
+    class Hangs(Tell):
+        async def run(self, context: TaskContext[Nothing]) -> TaskResult:
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "task_type", lambda name: Hangs())
+        task = asyncio.create_task(where(services, RUN, "first"))
+        await begun.wait()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    await drain(services.store, "alpha")
+    assert await where(Services(services.store, services.known), RUN, "first") == "alpha"
+
+
+async def test_a_cancel_goes_where_it_runs_and_nowhere_before_that(services: Services) -> None:
+    await cancel_segment(segment(services, RUN, "first"))
+    assert Tell.cancelled == []
+    assert await services.store.placement("d", "r", RUN.born) is None
+    await drain(services.store, "alpha")
+    await where(services, RUN, "first")
+    await cancel_segment(segment(services, RUN, "first"))
+    assert Tell.cancelled == ["beta"]
+
+
+async def test_an_experiment_that_names_its_resource_has_no_decision(services: Services) -> None:
+    await drain(services.store, "beta")
+    named = replace(RUN, conf={"application": "run", "compute_resource": "beta"})
+    assert await where(services, named, "first") == "beta"
+    assert await services.store.placement("d", "r", RUN.born) is None
+
+
+async def test_what_fits_nowhere_is_refused_before_it_is_decided(services: Services) -> None:
+    with pytest.raises(ExperimentRefused, match="on alpha: alpha cannot be asked for it"):
+        await where(services, replace(RUN, conf={"application": "run", "qos": "high"}), "first")
+    assert await services.store.placement("d", "r", RUN.born) is None
+
+
+async def test_two_that_decide_at_the_same_moment_agree(services: Services) -> None:
+    others = [Services(services.store, services.known) for _ in range(4)]
+    found = await asyncio.gather(*(where(each, RUN, f"t{n}") for n, each in enumerate(others)))
+    assert len(set(found)) == 1
+
+
+async def test_a_burst_is_spread(services: Services) -> None:
+    fitting = resolve_all(Experiment(application="run"), services.known)
+    placer = get_placer(services.store, lambda: limits_of(services.known))
+    assert get_placer(services.store, Limits) is placer
+    found = await asyncio.gather(*(placer.place("d", f"r{n}", "born", fitting, soonest) for n in range(60)))
+    counts = Counter(each.resource for each in found)
+    # The preferred one first; beta never over its limit while alpha has none.
+    assert counts["alpha"] >= 30
+    assert 10 <= counts["beta"] <= 20
