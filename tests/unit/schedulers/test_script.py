@@ -36,6 +36,8 @@ NAME = f"a{os.urandom(7).hex()}"
 two processes of tests would kill each other's jobs.
 """
 TOKEN = "s3cret-t0ken.with~safe+chars="
+# These run scripts in real shells.
+pytestmark = pytest.mark.batch
 SHELLS = [shell for shell in ("bash", "dash") if shutil.which(shell)]
 
 
