@@ -60,18 +60,24 @@ def records(lines: Iterable[str], jobs: Sequence[JobRef]) -> Mapping[str, ExitRe
     return found
 
 
+def alone(record: ExitRecord, job: JobRef) -> JobStatus:
+    """The end of a job of which the scheduler says nothing."""
+    own = outcome_of_end(record.exit_code, record.signal, record.reason)
+    state = JobState.COMPLETE if own is Outcome.COMPLETED else JobState.FAILED
+    return JobStatus(
+        job.native_id, state, "EXIT RECORD", job.name, record.exit_code, record.signal, record.reason, own
+    )
+
+
 def joined(end: JobStatus | None, record: ExitRecord | None, job: JobRef) -> JobStatus | None:
     """One end from both; the record alone, for a job that left the queue, is final: nothing starts it again."""
     if record is None:
         return end
-    own = outcome_of_end(record.exit_code, record.signal, record.reason)
     if end is None:
-        state = JobState.COMPLETE if own is Outcome.COMPLETED else JobState.FAILED
-        return JobStatus(
-            job.native_id, state, "EXIT RECORD", job.name, record.exit_code, record.signal, record.reason, own
-        )
+        return alone(record, job)
     if not end.state.terminal or end.state is JobState.COMPLETE:
         return end
+    own = outcome_of_end(record.exit_code, record.signal, record.reason)
     mine = end.outcome in (None, Outcome.FAILED, Outcome.SIGNALED)
     return replace(
         end,

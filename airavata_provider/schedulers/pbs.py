@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from airavata_provider.errors import AnswerUnreadable, ConfigurationError, SubmissionRefused, SubmissionUncertain
-from airavata_provider.schedulers import frame
+from airavata_provider.schedulers import ends, frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
 from airavata_provider.schedulers.pbs_answers import (
     Attributes,
@@ -75,10 +75,7 @@ airavata_qstat() { # ID…: all about these jobs, as JSON where this qstat can
   esac
 }"""
 
-RECORDS = """\
-airavata_record() { # ID FILE
-  if [ -s "$2" ] && IFS= read -r airavata_line <"$2"; then printf '%s|%s\\n' "$1" "$airavata_line"; fi
-}
+WHY = """\
 airavata_why() { # ID FILE: what PBS wrote into the job's output when it killed it
   [ ! -s "$2" ] || grep -hiE 'PBS: job killed|cgroup mem|oom.?kill|exceeded limit' "$2" 2>/dev/null \\
     | head -n 3 | while IFS= read -r airavata_line; do printf '%s|%s\\n' "$1" "$airavata_line"; done
@@ -175,17 +172,17 @@ class PBSFamily(Scheduler):
 
     def history_command(self, jobs: Sequence[JobRef]) -> str:
         """The jobs' own exit records, what PBS wrote into their logs, and ``qstat``."""
-        records = [f"airavata_record {quote(job.native_id)} {quote(f'{_control(job)}/exit')}" for job in jobs]
         whys = [f"airavata_why {quote(job.native_id)} {quote(self.log_file(job))}" for job in jobs]
         return "\n".join(
             (
                 frame.SETUP,
                 _ENVIRONMENT,
-                RECORDS,
+                ends.FUNCTION,
+                WHY,
                 self.ask(jobs),
                 # The queue first: a record that is read later is not missed because the job ended in between.
                 frame.frame("queue", _qstat(jobs)),
-                frame.frame("records", "\n".join(records) or ":"),
+                frame.frame("records", ends.ask(jobs)),
                 frame.frame("words", "\n".join(whys) or ":"),
             )
         )
@@ -199,7 +196,7 @@ class PBSFamily(Scheduler):
             ref.native_id: status(job, ref, words=" ".join(words.get(ref.native_id, ())))
             for ref, job in _shown(queue, jobs)
         }
-        ends: dict[str, JobStatus] = {}
+        ended: dict[str, JobStatus] = {}
         for ref in jobs:
             end = found.get(ref.native_id)
             if end is not None and not end.state.terminal:
@@ -208,8 +205,8 @@ class PBSFamily(Scheduler):
             if record is not None and sequence(record.native_id) == sequence(ref.native_id):
                 end = with_record(end, record, ref)
             if end is not None:
-                ends[ref.native_id] = end
-        return ends
+                ended[ref.native_id] = end
+        return ended
 
     def cancel_command(self, jobs: Sequence[JobRef]) -> str:
         """``qdel`` for those of the jobs that are still there under their names."""
@@ -255,7 +252,7 @@ class PBS(PBSFamily):
 
     def log_file(self, job: JobRef) -> str:
         """In the job's own control directory."""
-        return f"{_control(job)}/scheduler.log"
+        return f"{ends.control(job)}/scheduler.log"
 
     def ask(self, jobs: Sequence[JobRef]) -> str:
         """With ended jobs, as JSON."""
@@ -280,10 +277,6 @@ class PBS(PBSFamily):
         if answer.status != 0 or "qselect:" in answer.errors:
             raise AnswerUnreadable(f"qselect: {answer.errors[-500:] or f'status {answer.status}'}")
         return None
-
-
-def _control(job: JobRef) -> str:
-    return control_directory(job.directory, job.name, job.index)
 
 
 def _names(job: JobRef) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ from typing import ClassVar
 from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
-from airavata_provider.schedulers import frame, slurm_options
+from airavata_provider.schedulers import ends, frame, slurm_options
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
-from airavata_provider.schedulers.record import control_directory, make_directories, parse_exit_record
+from airavata_provider.schedulers.record import control_directory, make_directories
 from airavata_provider.schedulers.request import JobRequest, Option
 from airavata_provider.schedulers.slurm_states import (
     HISTORY_STATES,
@@ -239,12 +239,11 @@ class Slurm(Scheduler):
         known = _Known(jobs)
         lines = frame.whole(result.stdout, "records", stderr=result.stderr).lines
         notes = dict(_split(lines, 2))
-        records = {i: r for i, text in notes.items() if (r := parse_exit_record(text)) and r.native_id == i}
         accounting = frame.whole(result.stdout, "accounting", stderr=result.stderr)
         rows = [(i, n, s, c) for i, s, c, n in _split(accounting.lines, 4)]
         if controller := frame.unframe(result.stdout, "controller"):
             rows += [row for line in controller.lines if (row := _scontrol(line))]
-        ends: dict[str, JobStatus] = {}
+        found: dict[str, JobStatus] = {}
         seen: set[str] = set()
         arrays: set[tuple[str, str]] = set()
         for native_id, name, native, code in rows:
@@ -253,10 +252,11 @@ class Slurm(Scheduler):
                 seen.add(job.native_id)
                 end = status(job.native_id, name, native, "", HISTORY_STATES, code=code)
                 if end.state.terminal:
-                    ends[job.native_id] = end
-        for native_id, record in records.items():
-            if (about := known.by_id.get(native_id)) is not None:
-                ends[native_id] = with_record(ends.get(native_id), record, native_id, about.name)
+                    found[job.native_id] = end
+        for native_id, record in ends.records(lines, jobs).items():
+            # A job that left the queue is not started again, so its record is final.
+            told = found.get(native_id)
+            found[native_id] = with_record(told, record) if told else ends.alone(record, known.by_id[native_id])
         fault = _fault(accounting)
         elements = frame.unframe(result.stdout, "elements")
         if elements is not None and not _fault(elements) and not fault:
@@ -266,12 +266,12 @@ class Slurm(Scheduler):
             for job in filter(_is_element, jobs):
                 if job.native_id not in seen and (_base(job), job.name) in arrays:
                     why = "cancelled while it waited"
-                    ends[job.native_id] = JobStatus(
+                    found[job.native_id] = JobStatus(
                         job.native_id, JobState.CANCELED, "CANCELLED", job.name, reason=why, outcome=Outcome.CANCELED
                     )
-        if fault and not ends and jobs:
+        if fault and not found and jobs:
             raise AnswerUnreadable(f"sacct: {fault}")
-        return ends
+        return found
 
     def cancel_command(self, jobs: Sequence[JobRef]) -> str:
         """``scancel`` for those of the jobs that are still there under their names; no other job's id is

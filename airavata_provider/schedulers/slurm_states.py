@@ -174,23 +174,19 @@ def _warn(native: str) -> None:
     log.warning("SLURM's job state %r is not known here; taken as UNKNOWN", native)
 
 
-def with_record(end: JobStatus | None, record: ExitRecord, native_id: str, name: str) -> JobStatus:
-    """An end with the exit code of the job's own record; the record alone where the scheduler says nothing."""
+def with_record(end: JobStatus, record: ExitRecord) -> JobStatus:
+    """SLURM's word on an end, with the exit code of the job's own record."""
+    if end.state is JobState.COMPLETE:
+        return end
     own = outcome_of_end(record.exit_code, record.signal, record.reason)
-    if end is not None:
-        if end.state is JobState.COMPLETE:
-            return end
-        return replace(
-            end,
-            exit_code=record.exit_code,
-            signal=record.signal,
-            reason=end.reason or record.reason,
-            # SLURM takes a status above 128 for a status; the script knows what it was.
-            outcome=own if end.outcome in (Outcome.FAILED, Outcome.SIGNALED) else end.outcome,
-        )
-    # The job left the queue, so nothing starts it again and its record is final.
-    state = JobState.COMPLETE if own is Outcome.COMPLETED else JobState.FAILED
-    return JobStatus(native_id, state, "EXIT RECORD", name, record.exit_code, record.signal, record.reason, own)
+    return replace(
+        end,
+        exit_code=record.exit_code,
+        signal=record.signal,
+        reason=end.reason or record.reason,
+        # SLURM takes a status above 128 for a status; the script knows what it was.
+        outcome=own if end.outcome in (Outcome.FAILED, Outcome.SIGNALED) else end.outcome,
+    )
 
 
 def _exit_code(text: str) -> tuple[int | None, int | None]:
