@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airavata_provider.cli_commands import command, say, say_json, user_name, with_store
 from airavata_provider.deployment import get_deployment
 from airavata_provider.errors import AiravataError
-from airavata_provider.jobs.admission import Limits, Place, learned, limits_of, places
+from airavata_provider.jobs.limits import Limits, Place, learned, limits_of, places
 from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.catalog import Catalog
 from airavata_provider.models.values import suggestion

@@ -21,8 +21,8 @@ import psutil
 import psycopg
 
 from airavata_provider.errors import AiravataError, SubmissionRefused
-from airavata_provider.jobs.admission import Limits
 from airavata_provider.jobs.admitter import Admitter
+from airavata_provider.jobs.limits import Limits
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
 from tests.bed import Bed

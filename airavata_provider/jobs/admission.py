@@ -10,32 +10,25 @@ nobody waits for ever); the gateway that has least there for its share; its user
 
 A **line** is the jobs that wait for the same place for the same gateway, user and priority: within it nothing but
 age counts, so its oldest jobs are all that has to be looked at. Where the first of a line is an array that does not
-fit, the ceilings that it does not fit under are kept for it: smaller jobs that came later do not overtake it.
-
-A scheduler that refused a job because too many are there (``QOSMaxSubmitJobPerUserLimit``) taught us a ceiling: what
-was there then. It rises again as time passes without another refusal (:func:`learned`).
+fit, the ceilings that it does not fit under are kept for it: smaller jobs that came later do not overtake it. But an
+array that can never fit (:func:`too_big`) is overtaken; and so is one that is kept back by nothing but what a refusal
+taught, since nobody knows whether it ever fits, until it has waited for :data:`AGING_S`.
 
 Imports no Airflow and no SQLAlchemy.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 
+from airavata_provider.jobs.limits import Hold, Limits, Most, Place, closed, learned
 from airavata_provider.models.availability import Availability, AvailabilityState
-from airavata_provider.models.catalog import Catalog
-from airavata_provider.models.resource import Queue
 
 AGING_S = 6 * 3600.0
 """Seconds of waiting that weigh as much as the next higher priority."""
-
-LEARNED_STEPS = 8
-"""After how many steps a ceiling that a refusal taught is forgotten; each lets twice as many more try."""
-
-Place = tuple[str, str]
-"""A compute resource's name in the catalog and the scheduler's name of its queue, "" where it has none."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,6 @@ class Line:
 
     :param level: the experiments' priority, 0 to 3
     :param since: when the first of them began to wait
-    :param first: size of the first
     :param jobs: how many
     """
 
@@ -54,7 +46,6 @@ class Line:
     user: str
     level: int
     since: datetime
-    first: int = 1
     jobs: int = 1
 
     @property
@@ -103,58 +94,6 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Most:
-    """How many at a time; None: any number."""
-
-    jobs: int | None = None
-    jobs_per_user: int | None = None
-
-
-@dataclass(frozen=True)
-class GatewayLimits:
-    """A gateway's ceilings and its share of what is scarce.
-
-    :param on: further ceilings, by resource
-    """
-
-    most: Most = Most()
-    share: float = 1.0
-    on: Mapping[str, Most] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Everything that keeps jobs back.
-
-    :param queues: most jobs at a time, by place
-    :param resources: the same, by resource
-    :param gateways: by name; one that is not here has no ceilings and a share of 1
-    :param arrays_as_one: places where an array counts as one job
-    :param said: what people said of resources, and what schedulers taught us
-    """
-
-    queues: Mapping[Place, int] = field(default_factory=dict)
-    resources: Mapping[str, int] = field(default_factory=dict)
-    gateways: Mapping[str, GatewayLimits] = field(default_factory=dict)
-    arrays_as_one: frozenset[Place] = frozenset()
-    said: Sequence[Availability] = ()
-
-
-@dataclass(frozen=True)
-class Hold:
-    """Why the jobs of a line are kept back.
-
-    :param until: when that ends by itself, where somebody knows
-    """
-
-    reason: str
-    until: datetime | None = None
-
-    def __str__(self) -> str:
-        return f"{self.reason}, until {self.until.isoformat(timespec='minutes')}" if self.until else self.reason
-
-
-@dataclass(frozen=True)
 class Grants:
     """Who goes.
 
@@ -164,67 +103,6 @@ class Grants:
 
     names: tuple[str, ...]
     held: Mapping[tuple[str, str, str, str, int], Hold]
-
-
-def places(catalog: Catalog) -> dict[Place, list[Queue]]:
-    """Where jobs can go: the queues by the scheduler's names for them; several entries may be about the same."""
-    found: dict[Place, list[Queue]] = {}
-    for name, resource in catalog.compute_resources.items():
-        for key, queue in resource.queues.items() or [("", Queue())]:
-            found.setdefault((name, queue.name or key), []).append(queue)
-    return found
-
-
-def limits_of(catalog: Catalog) -> Limits:
-    """What a catalog allows; of several entries about one of the scheduler's queues, the strictest counts."""
-    queues: dict[Place, int] = {}
-    one: set[Place] = set()
-    for place, entries in places(catalog).items():
-        most = [queue.max_jobs for queue in entries if queue.max_jobs is not None]
-        if most:
-            queues[place] = min(most)
-        if all(queue.arrays_count_as == "one" for queue in entries):
-            one.add(place)
-    return Limits(
-        queues=queues,
-        resources={
-            name: resource.max_jobs
-            for name, resource in catalog.compute_resources.items()
-            if resource.max_jobs is not None
-        },
-        gateways={
-            name: GatewayLimits(
-                Most(gateway.max_jobs, gateway.max_jobs_per_user),
-                gateway.share,
-                {where: Most(each.max_jobs, each.max_jobs_per_user) for where, each in gateway.resources.items()},
-            )
-            for name, gateway in catalog.gateways.items()
-        },
-        arrays_as_one=frozenset(one),
-    )
-
-
-def closed(limits: Limits, place: Place, now: datetime) -> Hold | None:
-    """Why nothing goes to that place now: what somebody said of it, or of its whole resource."""
-    found: Hold | None = None
-    for each in limits.said:
-        if each.state is AvailabilityState.FULL or not each.holds(now) or not _about(each, place):
-            continue
-        what = f"{each.resource}'s queue {each.queue}" if each.queue else each.resource
-        hold = Hold(f"{what} is {each.state.value}{f' ({each.reason})' if each.reason else ''}", each.ends_at)
-        # Of several the one that lasts longest is what counts.
-        if found is None or (found.until is not None and (hold.until is None or hold.until > found.until)):
-            found = hold
-    return found
-
-
-def learned(said: Availability, now: datetime) -> int | None:
-    """The ceiling that a refusal taught: what was there, more and more as time passes; None once it is forgotten."""
-    if said.ends_at is None or said.jobs is None or not said.holds(now):
-        return None
-    step = (said.ends_at - said.starts_at) / LEARNED_STEPS
-    passed = int((now - said.starts_at) / step) if step else LEARNED_STEPS
-    return said.jobs + (2 ** (passed - 1) if passed else 0)
 
 
 def too_big(limits: Limits, job: Waiting) -> str | None:
@@ -245,17 +123,27 @@ def unlimited(limits: Limits, job: Waiting, now: datetime) -> bool:
 def promising(
     lines: Iterable[Line], running: Sequence[Load], limits: Limits, now: datetime
 ) -> tuple[list[tuple[Line, int]], dict[tuple[str, str, str, str, int], Hold]]:
-    """The lines of which a job may go now, who goes first first, with how many at most; and why the others wait."""
+    """The lines of which a job may go now, with how many at most; and why the others wait.
+
+    The places take turns: first the line of each that goes first there, then the second of each. So whoever looks at
+    some of them alone passes over no place because of another.
+    """
     ceilings = _Ceilings(limits, running, now)
     found, held = [], {}
     for line in lines:
-        hold = ceilings.hold(line, line.first)
+        hold = ceilings.hold(line, 1)
         if hold is None:
             found.append((line, min(line.jobs, ceilings.room(line))))
         else:
             held[line.key] = hold
     found.sort(key=lambda each: (ceilings.rank(each[0], each[0].since), each[0].key))
-    return found, held
+    turns: Counter[Place] = Counter()
+    in_turn = []
+    for each in found:
+        in_turn.append((turns[each[0].place], each))
+        turns[each[0].place] += 1
+    in_turn.sort(key=lambda each: each[0])  # stable
+    return [each for _, each in in_turn], held
 
 
 def decide(waiting: Iterable[Waiting], running: Sequence[Load], limits: Limits, now: datetime) -> Grants:
@@ -269,23 +157,27 @@ def decide(waiting: Iterable[Waiting], running: Sequence[Load], limits: Limits, 
         lines.setdefault(job.line, []).append(job)
     names: list[str] = []
     held: dict[tuple[str, str, str, str, int], Hold] = {}
+    passed: dict[tuple[str, str, str, str, int], Hold] = {}
     while lines:
         key = min(
             lines, key=lambda each: (ceilings.rank(lines[each][-1], lines[each][-1].since), lines[each][-1].name)
         )
         job = lines[key][-1]
         hold = ceilings.hold(job, job.cost)
-        if hold is not None:
+        if hold is not None and not ceilings.yields(job):
             held[key] = hold
             ceilings.keep(job)
             del lines[key]
             continue
-        ceilings.add(job, job.cost)
-        names.append(job.name)
+        if hold is not None:
+            passed.setdefault(key, hold)
+        else:
+            ceilings.add(job, job.cost)
+            names.append(job.name)
         lines[key].pop()
         if not lines[key]:
             del lines[key]
-    return Grants(tuple(names), held)
+    return Grants(tuple(names), {**passed, **held})
 
 
 @dataclass(frozen=True)
@@ -293,7 +185,7 @@ class _Ceiling:
     key: tuple[str, ...]
     most: int
     what: str
-    until: datetime | None = None
+    taught: bool = False
 
 
 class _Ceilings:
@@ -334,7 +226,9 @@ class _Ceilings:
         if with_learned and place in self._learned:
             most, said = self._learned[place]
             ceilings.append(
-                _Ceiling(("queue", *place), most, f"{there}, whose scheduler takes no more ({said.reason})")
+                _Ceiling(
+                    ("queue", *place), most, f"{there}, whose scheduler takes no more ({said.reason})", taught=True
+                )
             )
         return ceilings
 
@@ -354,6 +248,16 @@ class _Ceilings:
     def room(self, job: Waiting | Line) -> int:
         """How many may go at most."""
         return min((each.most - self._used.get(each.key, 0) for each in self.of(job)), default=_ANY)
+
+    def yields(self, job: Waiting) -> bool:
+        """Whether that job, which does not go now, holds up none that came later."""
+        if job.cost == 1 or closed(self._limits, (job.resource, job.queue), self._now) is not None:
+            return False
+        if too_big(self._limits, job) is not None:
+            return True
+        in_the_way = [each for each in self.of(job) if self._used.get(each.key, 0) + job.cost > each.most]
+        aged = (self._now - job.since).total_seconds() >= AGING_S
+        return bool(in_the_way) and not aged and all(each.taught for each in in_the_way)
 
     def keep(self, job: Waiting) -> None:
         """Keep for that job the ceilings that it does not fit under."""
@@ -393,25 +297,3 @@ class _Ceilings:
 
 _ANY = 1_000_000
 """Room where there is no ceiling."""
-
-
-def _about(said: Availability, place: Place) -> bool:
-    return said.resource == place[0] and said.queue in ("", place[1])
-
-
-def full(place: Place, there: int, words: str, now: datetime, *, step_s: float) -> Availability:
-    """What a scheduler's "too many" teaches: no more than were there for a while, then a few, then as before.
-
-    :param there: how many jobs of ours the scheduler had
-    :param step_s: seconds until the first one more is tried
-    """
-    return Availability(
-        resource=place[0],
-        queue=place[1],
-        state=AvailabilityState.FULL,
-        starts_at=now,
-        ends_at=now + timedelta(seconds=step_s * LEARNED_STEPS),
-        by="the scheduler",
-        reason=words,
-        jobs=there,
-    )

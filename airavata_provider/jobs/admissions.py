@@ -10,12 +10,14 @@ from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from airavata_provider.jobs.admission import Limits
+from airavata_provider.jobs.cancels import call_off, canceled_news
 from airavata_provider.jobs.engine import WRITES, translated
+from airavata_provider.jobs.grants import begun
+from airavata_provider.jobs.limits import Limits
 from airavata_provider.jobs.placing import PlaceLoad, Recent
 from airavata_provider.jobs.recent import read_recent
 from airavata_provider.jobs.records import Records
-from airavata_provider.jobs.rounds import Call, Round, place_loads, positions, run_round, sums
+from airavata_provider.jobs.rounds import Call, Round, held_by, lease_of, place_loads, positions, run_round, sums
 from airavata_provider.jobs.unit import Unit, Work
 from airavata_provider.models.job import Job, SubmissionState
 
@@ -35,9 +37,9 @@ class Admissions(Records):
 
     async def readmit(self, name: str, admitted_at: datetime | None, waiter: str, reason: str) -> Job:
         """A job that certainly is not with its scheduler waits for admission, again; a job of which that is not
-        certain, or whose end was asked for, stays as it is.
+        certain stays as it is. One whose end was asked for has it by this.
 
-        :param admitted_at: when it was let go all the same
+        :param admitted_at: when it was let go all the same, and its submission began
         :param waiter: the admitter where a task waits for it, "" for nobody
         :raises JobUnknown: no such job
         """
@@ -46,19 +48,45 @@ class Admissions(Records):
             job = unit.job(name)
             over = job.state is not None and job.state.terminal
             unsure = job.native_id is not None or job.submission is SubmissionState.UNCERTAIN
-            if over or unsure or job.cancel_requested_at is not None:
+            if over or unsure:
                 return job
+            if job.cancel_requested_at is not None:
+                return job if job.ended_at is not None else call_off(unit, name)
             for element in unit.elements(name):
                 unit.save(_back(element, reason))
-            job = replace(_back(unit.job(name), reason), admitted_at=admitted_at, waiter=waiter)
+            job = _back(unit.job(name), reason)
+            job = replace(job, admitted_at=admitted_at, submitting_at=admitted_at, waiter=waiter)
             unit.write_journal(job, reason)
             return unit.save(job)
 
-        return await self._writer.write(Work("putting a job back", do, jobs=(name,), arrays=(name,)))
+        events = (canceled_news(name),)
+        return await self._writer.write(Work("putting a job back", do, jobs=(name,), arrays=(name,), events=events))
+
+    async def begin(self, name: str, *, free: bool = False) -> Job:
+        """A job's submission begins, or goes on; one that was taken back, or that is to end, stays as it is.
+
+        :param free: nothing can keep it back: it need not have been let go
+        :raises JobUnknown: no such job
+        """
+
+        def do(unit: Unit) -> Job:
+            job = unit.job(name)
+            after = begun(job, unit.now, free=free)
+            return job if after is job else unit.save(after)
+
+        return await self._writer.write(Work("beginning a submission", do, jobs=(name,)))
+
+    async def leave_admission(self, holder: str) -> None:
+        """Nobody waits by that admitter any more, which others need not wait to find out."""
+        await self.lease(lease_of(holder), holder, 0)
+
+    async def held_by(self, holder: str) -> list[str]:
+        """Names of the jobs that wait by that admitter, or were let go there and did not begin."""
+        return [row["name"] for row in await self._read("looking at who waits here", held_by(holder))]
 
     async def positions(self, holder: str) -> dict[str, int]:
         """Of the jobs that wait by that admitter: which number each one is among those that wait for its place."""
-        rows = await self._read("looking at who waits", positions(holder))
+        rows = await self._read("looking at who waits", positions(holder, datetime.now(UTC)))
         return {row["name"]: row["number"] for row in rows}
 
     async def place_loads(self, limits: Limits) -> list[PlaceLoad]:

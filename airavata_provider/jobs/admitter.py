@@ -5,7 +5,12 @@ that could let somebody go (a job came, ended, was refused for now) and at a slo
 this process' round or by another's, are woken by the store's watcher. Who waits costs a coroutine: no worker, no
 connection, no query.
 
-A job that nothing can keep back is let go by the very intent (:meth:`Admitter.stamp`).
+A job that nothing can keep back is let go, and its submission begins, by the very intent (:meth:`Admitter.stamp`).
+Any other begins before :meth:`Admitter.wait` returns: what was let go and taken back meanwhile waits again
+(``jobs.grants``).
+
+An array that its scheduler refuses as too many, while nothing else of ours is there, again and again, is refused for
+good.
 
 Imports no Airflow.
 """
@@ -24,13 +29,18 @@ from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from airavata_provider.errors import AiravataError, StoreError, SubmissionRefused
-from airavata_provider.jobs.admission import Hold, Limits, Place, Waiting, too_big, unlimited
-from airavata_provider.jobs.rounds import Call
+from airavata_provider.jobs.admission import Waiting, too_big, unlimited
+from airavata_provider.jobs.grants import going, let_go
+from airavata_provider.jobs.limits import Hold, Limits, Place
+from airavata_provider.jobs.rounds import Call, Refusal
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.availability import Availability
 from airavata_provider.models.job import Job
 
 log = logging.getLogger(__name__)
+_FEWER = "ask for fewer elements, or raise that limit"
+_ALONE_TIMES = 3
+"""How often an array has to be refused while nothing else of ours is there."""
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
@@ -44,6 +54,8 @@ class Pace:
     :param step: see ``jobs.admission.full``; each time a little more or less
     :param word: after that long the first word in a waiter's log; then after the next
     :param at_most: between two words at most; each pause is twice the one before
+    :param sweep: between two looks for what is on record as waiting here, and for which no task waits
+    :param alone: how long an array that is refused while nothing else of ours is there is tried again
     """
 
     tick: float = 5.0
@@ -52,6 +64,8 @@ class Pace:
     step: float = 30.0
     word: tuple[float, float] = (2.0, 60.0)
     at_most: float = 3600.0
+    sweep: float = 30.0
+    alone: float = 600.0
 
 
 @dataclass(eq=False)
@@ -60,6 +74,7 @@ class _Waiter:
     log: Log
     next_word: float
     pause: float
+    never: str | None = None
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
 
@@ -78,7 +93,9 @@ class Admitter:
         self._waiters: dict[str, _Waiter] = {}
         self._adopt: set[str] = set()
         self._release: set[str] = set()
-        self._refused: dict[Place, str] = {}
+        self._refused: dict[Place, Refusal] = {}
+        self._alone: dict[str, tuple[float, int]] = {}
+        self._swept_at = float("-inf")
         self._held: dict[tuple[str, str, str, str, int], Hold] = {}
         self._said: list[Availability] = []
         self._said_at = float("-inf")
@@ -93,18 +110,25 @@ class Admitter:
         return len(self._waiters)
 
     async def stamp(self, job: Job) -> Job:
-        """A job that is to be intended, let go where nothing can keep it back, else as one that waits here.
+        """A job that is to be intended: its submission begins where nothing can keep it back, else it waits here.
 
         :raises SubmissionRefused: an array larger than what is allowed at a time
         """
         limits = replace(self._limits(), said=await self._what_is_said())
         asked = waiting_of(job, limits)
         if (why := too_big(limits, asked)) is not None:
-            raise SubmissionRefused(why, where=job.name, advice="ask for fewer elements, or raise that limit")
+            raise SubmissionRefused(why, where=job.name, advice=_FEWER)
         now = datetime.now(UTC)
         if unlimited(limits, asked, now):
-            return replace(job, admitted_at=now, waiter="")
-        return replace(job, admitted_at=None, waiter=self.holder)
+            return replace(job, admitted_at=now, submitting_at=now, waiter="")
+        return replace(job, admitted_at=None, submitting_at=None, waiter=self.holder)
+
+    async def stamp_for_later(self, job: Job) -> Job:
+        """One that is to be intended beside another, and is submitted when its turn comes: nobody waits for it yet.
+
+        :raises SubmissionRefused: as :meth:`stamp`
+        """
+        return replace(await self.stamp(job), admitted_at=None, submitting_at=None, waiter="")
 
     async def again(self, job: Job, reason: str) -> Job:
         """A job that certainly is not with the scheduler is to be submitted once more: it waits as before.
@@ -115,22 +139,50 @@ class Admitter:
         return await self._store.readmit(job.name, stamped.admitted_at, stamped.waiter, reason)
 
     async def later(self, job: Job, words: str) -> Job:
-        """The scheduler takes no more for now: the job waits again, and its place counts as full for a while."""
+        """The scheduler takes no more for now: the job waits again, and its place counts as full for a while.
+
+        :raises SubmissionRefused: an array that the scheduler does not take even alone
+        """
+        cost = waiting_of(job, self._limits()).cost
+        place = (job.resource, job.queue or "")
         if job.native_id is None:  # before it can be chosen again
-            self._refused[job.resource, job.queue or ""] = words[:500]
-        return await self._store.readmit(job.name, None, self.holder, f"later: {words}")
+            known = self._refused.get(place)
+            if known is None or cost <= known.cost:
+                self._refused[place] = Refusal(words[:500], cost)
+        job = await self._store.readmit(job.name, None, self.holder, f"later: {words}")
+        if cost > 1 and job.cancel_requested_at is None and await self._never_taken(job):
+            why = f"the scheduler refuses an array of {cost} even while nothing else of ours is there: {words}"
+            await self._store.refused(job.name, why)
+            advice = "lower the resource's max_array_size, so that it is split into arrays that fit; or ask for fewer"
+            raise SubmissionRefused(why, where=job.name, advice=f"{advice} elements")
+        return job
 
     async def leave(self, job: Job) -> None:
         """A job that was let go was certainly not submitted, and nobody tries now: its room is others'."""
         await self._store.readmit(job.name, None, "", "not tried to the end")
 
     async def wait(self, job: Job, log: Log) -> Job:
-        """The job, once it may go; or once its end was asked for.
+        """The job, once it may go and its submission began; or once its end was asked for.
 
+        :raises SubmissionRefused: an array; meanwhile the limits became too low for it
         :raises StoreError: the store was closed
         """
-        if let_go(job):
-            return job
+        while not going(job, datetime.now(UTC)):
+            limits = replace(self._limits(), said=await self._what_is_said())
+            free = unlimited(limits, waiting_of(job, limits), datetime.now(UTC))
+            if not free and not let_go(job, datetime.now(UTC)):
+                job = await self._turn(job, log)
+            try:
+                # It may have been taken back meanwhile.
+                job = await self._store.begin(job.name, free=free)
+            except asyncio.CancelledError:
+                self._release.add(job.name)
+                self._start()
+                raise
+        return job
+
+    async def _turn(self, job: Job, log: Log) -> Job:
+        """The job, once it is let go."""
         waiter = _Waiter(job, log, self._now() + self._pace.word[0], self._pace.word[1])
         self._waiters[job.name] = waiter
         self._release.discard(job.name)
@@ -138,7 +190,9 @@ class Admitter:
         self._adopt.add(job.name)
         self._start()
         try:
-            return await self._store.wait(job.name, until=let_go)
+            job = await self._store.wait(
+                job.name, until=lambda each: waiter.never is not None or let_go(each, datetime.now(UTC))
+            )
         except asyncio.CancelledError:
             # Killed, or the process ends: nobody waits for it now, unless another task does already.
             if self._waiters.get(job.name) is waiter:
@@ -149,12 +203,18 @@ class Admitter:
                 del self._waiters[job.name]
                 self._adopt.discard(job.name)
             self._kick.set()
+        if waiter.never is not None and not let_go(job, datetime.now(UTC)):
+            await self._store.refused(job.name, waiter.never)
+            raise SubmissionRefused(waiter.never, where=job.name, advice=_FEWER)
+        return job
 
     async def close(self) -> None:
-        """End the rounds; who still waits is on record."""
+        """End the rounds; who still waits is on record, and is not let go here any more."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            with contextlib.suppress(StoreError):  # then it runs out by itself
+                await self._store.leave_admission(self.holder)
 
     # --- within
 
@@ -179,6 +239,7 @@ class Admitter:
     async def _run(self) -> None:
         failures = 0
         self._store.listeners.add(self._kick.set)
+        self._swept_at = max(self._swept_at, self._now() - self._pace.sweep / 2)
         try:
             while self._waiters or self._release:
                 with contextlib.suppress(TimeoutError):
@@ -228,11 +289,39 @@ class Admitter:
         for place, words in refused.items():
             if self._refused.get(place) == words:
                 del self._refused[place]
+        self._refuse_what_never_fits()
         self._held = dict(done.held)
         self._said, self._said_at = list(done.said), self._now()
         self._store.look_at(done.granted)
         if done.more:
             self._kick.set()
+        if self._now() - self._swept_at > self._pace.sweep:
+            # A task that was killed between its intent and its waiting.
+            self._release.update(set(await self._store.held_by(self.holder)) - self._waiters.keys())
+            self._swept_at = self._now()
+
+    def _refuse_what_never_fits(self) -> None:
+        """Limits change while arrays wait."""
+        limits = self._limits()
+        for name, waiter in self._waiters.items():
+            if waiter.job.size is not None:
+                waiter.never = too_big(limits, waiting_of(waiter.job, limits))
+                if waiter.never is not None:
+                    self._store.look_at([name])
+
+    async def _never_taken(self, array: Job) -> bool:
+        """Whether an array that was refused just now is too large for its scheduler, by all signs."""
+        place = (array.resource, array.queue or "")
+        loads = await self._store.place_loads(self._limits())
+        now = self._now()
+        if any(load.running for load in loads if (load.resource, load.queue) == place):
+            self._alone.pop(array.name, None)
+            return False
+        since, times = self._alone.pop(array.name, (now, 0))
+        if times + 1 >= _ALONE_TIMES and now - since >= self._pace.alone:
+            return True
+        self._alone[array.name] = (since, times + 1)
+        return False
 
     async def _say(self) -> None:
         """A word for those whose turn it is, in their own logs."""
@@ -252,12 +341,6 @@ class Admitter:
             where = f"{asked.resource}'s queue {asked.queue}" if asked.queue else asked.resource
             why = self._held.get(asked.line) or "others go first"
             waiter.context.run(waiter.log.info, "Waiting for %s, number %d there: %s", where, number, why)
-
-
-def let_go(job: Job) -> bool:
-    """Whether nothing is waited for any more: it may go, or shall not."""
-    over = job.ended_at is not None or job.native_id is not None
-    return over or job.admitted_at is not None or job.cancel_requested_at is not None
 
 
 def waiting_of(job: Job, limits: Limits) -> Waiting:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
-from airavata_provider.jobs.admission import Limits
+from airavata_provider.jobs.limits import Limits
 from airavata_provider.jobs.placing import PlaceLoad, Policy, Recent, candidates_of, decide, queue_state
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.experiment import Fitting

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 
 from airavata_provider.errors import ConfigurationError, Fault
-from airavata_provider.jobs.admission import Hold, Limits, Place, closed, learned
+from airavata_provider.jobs.limits import Hold, Limits, Place, closed, learned
 from airavata_provider.models.availability import AvailabilityState
 from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.outcome import Outcome

@@ -12,7 +12,7 @@ from sqlalchemy import case, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airavata_provider.jobs import tables
-from airavata_provider.jobs.admission import Place
+from airavata_provider.jobs.limits import Place
 from airavata_provider.jobs.placing import FAULTS, LATELY, Recent
 from airavata_provider.models.job import JobState
 

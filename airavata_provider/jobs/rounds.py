@@ -4,9 +4,9 @@ Rounds of all processes come one after the other: PostgreSQL's advisory lock, SQ
 holds until the commit, and no two processes let go what is for one. A round reads sums, and of the jobs that wait
 only as many as could go, however many wait.
 
-What always holds: a job counts from when it is let go until it ends; one that was let go and never came to be
-submitted counts for :data:`GRANT_S`. A job waits only while its waiter's process lives, which the process' lease
-tells: what died with its triggerer holds nobody up.
+What always holds: a job counts from when it is let go until it ends, or until ``jobs.grants`` takes it for lost. It
+waits only while its waiter's process lives, which the process' lease tells: what died with its triggerer holds nobody
+up, and what was let go there and did not begin is taken back. No queue is passed over because of another.
 
 Imports no Airflow.
 """
@@ -15,28 +15,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, and_, case, delete, func, or_, select, tuple_
+from sqlalchemy import RowMapping, Select, and_, case, delete, false, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airavata_provider.jobs import tables
-from airavata_provider.jobs.admission import Hold, Limits, Line, Load, Place, Waiting, decide, full, promising
+from airavata_provider.jobs.admission import Line, Load, Waiting, decide, promising
+from airavata_provider.jobs.grants import GRANT_S, adopted, granted, left, unsent, waits
+from airavata_provider.jobs.limits import Hold, Limits, Place, full, learned
 from airavata_provider.jobs.placing import PlaceLoad
 from airavata_provider.jobs.rows import availability_from
 from airavata_provider.jobs.unit import Lease, Unit, Work
 from airavata_provider.models.availability import Availability
-from airavata_provider.models.job import Job, SubmissionState
-
-GRANT_S = 1800.0
-"""Seconds in which a job that was let go has to be submitted; well above ``jobs.submission.DEADLINE_S``."""
+from airavata_provider.models.job import SubmissionState
 
 LEASE_S = 60.0
-"""How long the waiters of a process that died still count as waiting, in seconds."""
+"""How long the waiters of a process that died still count as waiting, and what it was let go as there, in seconds."""
 
 MAX_LINES = 64
+"""Lines that one query reads; there is another only where none of theirs may go."""
 MAX_HEADS = 1000
 _LOCK = 0x61697261  # "aira": ours among the database's advisory locks
 _LEASES = "admitter:"
@@ -47,6 +47,18 @@ _queue = func.coalesce(_job.queue, _NO_QUEUE)
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A scheduler took a job for one too many.
+
+    :param words: the scheduler's
+    :param cost: how many jobs the refused one counts as
+    """
+
+    words: str
+    cost: int = 1
+
+
+@dataclass(frozen=True)
 class Call:
     """What a process brings to a round.
 
@@ -54,7 +66,7 @@ class Call:
     :param limits: what the catalog says; what people and schedulers said is read within
     :param adopt: jobs for which somebody waits in this process now
     :param release: jobs for which nobody waits here any more
-    :param refused: places whose schedulers refused a job as one too many: their words
+    :param refused: by place, the smallest job that its scheduler refused
     :param step_s: see ``jobs.admission.full``
     :param most: at most so many jobs are looked at
     """
@@ -63,7 +75,7 @@ class Call:
     limits: Limits
     adopt: frozenset[str] = frozenset()
     release: frozenset[str] = frozenset()
-    refused: Mapping[Place, str] | None = None
+    refused: Mapping[Place, Refusal] = field(default_factory=dict)
     step_s: float = 30.0
     most: int = MAX_HEADS
 
@@ -93,51 +105,76 @@ async def run_round(connection: AsyncConnection, call: Call) -> Round:
     said = [availability_from(row) for row in (await connection.execute(select(tables.availability))).mappings()]
     alive = await _alive(connection, now)
     rows = (await connection.execute(_sums(now, alive))).mappings().all()
-    news = [
-        full(place, _there(rows, place), words, now, step_s=call.step_s)
-        for place, words in (call.refused or {}).items()
-    ]
-    news = [replace(each, id=_full_id(each)) for each in news]
+    if any(row["orphans"] for row in rows):
+        # What began meanwhile is no orphan: so they are locked, then everything is counted again.
+        await _take_back(connection, alive)
+        rows = (await connection.execute(_sums(now, alive))).mappings().all()
+    news = _lessons(rows, said, call, now)
     said = [each for each in said if each.id not in {new.id for new in news}] + news
     limits = replace(call.limits, said=said)
     running = loads(rows, limits)
     lines, held = promising(_lines(rows), running, limits, now)
-    more = len(lines) > MAX_LINES
-    lines = lines[:MAX_LINES]
+    more = False
     heads: list[Waiting] = []
-    if lines:
-        found = (await connection.execute(_heads(lines, alive, call.most))).mappings().all()
-        more = more or len(found) == call.most
-        heads = [_waiting(row, limits) for row in found]
     grants = decide(heads, running, limits, now)
-    granted: list[str] = []
+    for start in range(0, len(lines), MAX_LINES):
+        some = lines[start : start + MAX_LINES]
+        found = (await connection.execute(_heads(some, alive, call.most, now))).mappings().all()
+        heads += [_waiting(row, limits) for row in found]
+        grants = decide(heads, running, limits, now)
+        if grants.names:
+            more = len(found) == call.most or start + MAX_LINES < len(lines)
+            break
+    names: list[str] = []
     if grants.names or news:
         unit = await Unit.load(connection, [Work("", lambda _: None, jobs=grants.names)])
         for name in grants.names:
             job = unit.find(name)
-            if job is not None and waits(job) and job.cancel_requested_at is None:
-                unit.save(replace(job, admitted_at=now))
-                granted.append(name)
+            if job is not None and waits(job, now):
+                unit.save(granted(job, now))
+                names.append(name)
         for new in news:
             unit.set_availability(new)
         await unit.flush(connection)
-    return Round(tuple(granted), {**held, **grants.held}, said, more and bool(granted))
+    return Round(tuple(names), {**held, **grants.held}, said, more and bool(names))
 
 
-def waits(job: Job) -> bool:
-    """Whether a job waits for its admission: certainly nothing of it is with a scheduler."""
-    return (
-        job.admitted_at is None
-        and job.native_id is None
-        and job.ended_at is None
-        and job.submission is SubmissionState.INTENDED
-        and bool(job.waiter)
-    )
+async def _take_back(connection: AsyncConnection, alive: Sequence[str]) -> None:
+    """What was let go to a process that is not heard of any more, and certainly did not begin."""
+    names = (await connection.execute(select(_job.name).where(_is_let_go(), _job.waiter.not_in(alive)))).scalars()
+    unit = await Unit.load(connection, [Work("", lambda _: None, jobs=tuple(names))])
+    for name in unit.names:
+        job = unit.job(name)
+        if unsent(job) and job.waiter not in alive:
+            unit.save(left(job, job.waiter))
+    await unit.flush(connection)
+
+
+def _lessons(
+    rows: Sequence[RowMapping], said: Sequence[Availability], call: Call, now: datetime
+) -> list[Availability]:
+    """What refusals teach: with that job there would have been one too many.
+
+    What a larger array tells does not replace what is known of smaller jobs.
+    """
+    known = {each.id: most for each in said if (most := learned(each, now)) is not None}
+    found = []
+    for place, refusal in call.refused.items():
+        lesson = full(place, _there(rows, place) + refusal.cost - 1, refusal.words, now, step_s=call.step_s)
+        lesson = replace(lesson, id=_full_id(lesson))
+        if refusal.cost == 1 or lesson.jobs is None or known.get(lesson.id, lesson.jobs) >= lesson.jobs:
+            found.append(lesson)
+    return found
+
+
+def lease_of(holder: str) -> str:
+    """Name of the lease that tells that an admitter's process lives."""
+    return _LEASES + holder
 
 
 async def _present(connection: AsyncConnection, call: Call, now: datetime) -> None:
     """Renew the process' lease, take over the jobs that are waited for here, leave those that are not."""
-    name = _LEASES + call.holder
+    name = lease_of(call.holder)
     names = call.adopt | call.release
     unit = await Unit.load(connection, [Work("", lambda _: None, jobs=tuple(names), leases=(name,))])
     held = unit.lease(name)
@@ -147,11 +184,12 @@ async def _present(connection: AsyncConnection, call: Call, now: datetime) -> No
         await connection.execute(delete(tables.lease).where(old))
     for each in names:
         job = unit.find(each)
-        waiter = call.holder if each in call.adopt else ""
-        # What another process adopted meanwhile is not ours to leave.
-        if job is None or job.waiter == waiter or (not waiter and job.waiter != call.holder):
+        if job is None:
             continue
-        unit.save(replace(job, waiter=waiter))
+        # What another process adopted meanwhile is not ours to leave.
+        changed = adopted(job, call.holder, now) if each in call.adopt else left(job, call.holder)
+        if changed != job:
+            unit.save(changed)
     await unit.flush(connection)
 
 
@@ -163,17 +201,31 @@ async def _alive(connection: AsyncConnection, now: datetime) -> list[str]:
     return list(found.scalars())
 
 
-def _is_waiting(alive: Sequence[str] | None) -> Any:
-    """:param alive: the admitters whose waiters count; None: all"""
+def _is_open() -> Any:
     return and_(
         _job.ended_at.is_(None),
-        _job.admitted_at.is_(None),
         _job.native_id.is_(None),
         _job.submission == SubmissionState.INTENDED.value,
-        _job.cancel_requested_at.is_(None),
         _job.array.is_(None),
+    )
+
+
+def _is_waiting(alive: Sequence[str] | None, now: datetime) -> Any:
+    """``jobs.grants.waits``.
+
+    :param alive: the admitters whose waiters count; None: all
+    """
+    return and_(
+        _is_open(),
+        or_(_job.admitted_at.is_(None), _job.submitting_at <= now - timedelta(seconds=GRANT_S)),
+        _job.cancel_requested_at.is_(None),
         _job.waiter != "" if alive is None else _job.waiter.in_(alive),
     )
+
+
+def _is_let_go() -> Any:
+    """Let go, and its submission did not begin."""
+    return and_(_is_open(), _job.admitted_at.is_not(None), _job.submitting_at.is_(None))
 
 
 def _sums(now: datetime, alive: Sequence[str] | None) -> Select[Any]:
@@ -182,11 +234,13 @@ def _sums(now: datetime, alive: Sequence[str] | None) -> Select[Any]:
     gone = or_(
         there,
         _job.submission == SubmissionState.UNCERTAIN.value,
-        _job.admitted_at > now - timedelta(seconds=GRANT_S),
+        _job.submitting_at > now - timedelta(seconds=GRANT_S),
+        _is_let_go(),
     )
     is_array = _job.size.is_not(None)
     plain = and_(_job.array.is_(None), _job.size.is_(None))
-    waiting = _is_waiting(alive)
+    waiting = _is_waiting(alive, now)
+    orphans = false() if alive is None else and_(_is_let_go(), _job.waiter.not_in(alive))
 
     def count(*conditions: Any) -> Any:
         return func.sum(case((and_(*conditions), 1), else_=0))
@@ -206,6 +260,7 @@ def _sums(now: datetime, alive: Sequence[str] | None) -> Select[Any]:
             func.sum(case((and_(gone, is_array, _job.native_id.is_(None)), _job.size), else_=0)).label("unborn"),
             count(there, plain).label("there"),
             count(waiting).label("waiting"),
+            count(orphans).label("orphans"),
             func.min(case((waiting, _job.created_at))).label("since"),
         )
         # A job that somebody else submitted, and that is only watched, is not ours.
@@ -246,10 +301,11 @@ def _there(rows: Sequence[RowMapping], place: Place) -> int:
     return sum(int(row["there"] + row["elements"]) for row in rows if (row["resource"], row["queue"]) == place)
 
 
-def _heads(lines: Sequence[tuple[Line, int]], alive: Sequence[str], most: int) -> Select[Any]:
-    """The oldest of each of those lines, the very first ones first."""
+def _heads(lines: Sequence[tuple[Line, int]], alive: Sequence[str], most: int, now: datetime) -> Select[Any]:
+    """The oldest of each of those lines, the very first ones first; the arrays apart, which others may overtake."""
     line = (_job.resource, _queue, _job.gateway, _job.user, _job.priority)
-    number = func.row_number().over(partition_by=line, order_by=(_job.created_at, _job.name)).label("number")
+    part = (*line, _job.size.is_(None))
+    number = func.row_number().over(partition_by=part, order_by=(_job.created_at, _job.name)).label("number")
     ranked = (
         select(
             _job.name,
@@ -262,7 +318,7 @@ def _heads(lines: Sequence[tuple[Line, int]], alive: Sequence[str], most: int) -
             _job.size,
             number,
         )
-        .where(_is_waiting(alive), tuple_(*line).in_([each.key for each, _ in lines]))
+        .where(_is_waiting(alive, now), tuple_(*line).in_([each.key for each, _ in lines]))
         .subquery()
     )
     room = max(room for _, room in lines)
@@ -288,15 +344,20 @@ def _waiting(row: RowMapping, limits: Limits) -> Waiting:
     )
 
 
-def positions(holder: str) -> Select[Any]:
+def positions(holder: str, now: datetime) -> Select[Any]:
     """``name`` and ``number`` of the jobs that an admitter waits for, among all that wait for their place."""
     number = (
         func.row_number()
         .over(partition_by=(_job.resource, _queue), order_by=(_job.priority.desc(), _job.created_at, _job.name))
         .label("number")
     )
-    ranked = select(_job.name, _job.waiter, number).where(_is_waiting(None)).subquery()
+    ranked = select(_job.name, _job.waiter, number).where(_is_waiting(None, now)).subquery()
     return select(ranked.c.name, ranked.c.number).where(ranked.c.waiter == holder)
+
+
+def held_by(holder: str) -> Select[Any]:
+    """``name`` of the jobs that wait by an admitter, or were let go there and did not begin."""
+    return select(_job.name).where(_is_open(), _job.waiter == holder)
 
 
 def sums(now: datetime) -> Select[Any]:

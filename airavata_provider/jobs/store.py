@@ -12,15 +12,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from weakref import WeakKeyDictionary
 
 from airavata_provider.errors import DeadlineExceeded, JobUnknown
 from airavata_provider.jobs.admissions import Admissions
 from airavata_provider.jobs.arrays import elements_of
+from airavata_provider.jobs.cancels import ask_for_end, canceled_news
 from airavata_provider.jobs.mail_folders import MailFolders
 from airavata_provider.jobs.queries import Queries
-from airavata_provider.jobs.rounds import waits
 from airavata_provider.jobs.unit import Unit, Work
 from airavata_provider.jobs.watch import Watcher, listen
 from airavata_provider.models.job import (
@@ -243,32 +243,17 @@ class JobStore(Queries, Admissions):
 
     async def request_cancel(self, name: str, by: str) -> Job:
         """Note that someone wants the job's end, or the array's and so that of every element; who asked first
-        stays. An ended job has nothing left to cancel; one that waits for its admission ends by this.
+        stays. An ended job has nothing left to cancel; one that certainly was never sent ends by this.
 
         :raises JobUnknown: no such job
         """
-
-        def do(unit: Unit) -> Job:
-            # No scheduler has heard of it: this is its end.
-            waiting = waits(unit.job(name))
-            for job in [unit.job(name), *unit.elements(name)]:
-                over = job.submission is SubmissionState.REFUSED or (job.state is not None and job.state.terminal)
-                # An element that ended has nothing to do with the array's end.
-                if job.cancel_requested_at is not None or (over and job.array == name):
-                    continue
-                if waiting and job.size is None:  # an array's row follows its elements
-                    job, over = unit.append(job, _canceled(job.name))[1], True  # noqa: PLW2901
-                unit.save(
-                    replace(
-                        job,
-                        cancel_requested_at=unit.now,
-                        cancel_requested_by=by[:250],
-                        canceled_at=unit.now if over else job.canceled_at,
-                    )
-                )
-            return unit.job(name)
-
-        work = Work("asking for a cancel", do, jobs=(name,), arrays=(name,), events=(_canceled(name),))
+        work = Work(
+            "asking for a cancel",
+            lambda unit: ask_for_end(unit, name, by),
+            jobs=(name,),
+            arrays=(name,),
+            events=(canceled_news(name),),
+        )
         return await self._writer.write(work)
 
     async def canceled(self, name: str) -> Job:
@@ -284,11 +269,11 @@ class JobStore(Queries, Admissions):
                     continue
                 # An ended element has no such event: nothing but an end that was lost could bring it here.
                 if job.state is None or not job.state.terminal:
-                    job = unit.append(job, _canceled(job.name))[1]  # noqa: PLW2901
+                    job = unit.append(job, canceled_news(job.name))[1]  # noqa: PLW2901
                 unit.save(replace(job, canceled_at=job.canceled_at or unit.now))
             return unit.job(name)
 
-        work = Work("saving a cancel", do, jobs=(name,), arrays=(name,), events=(_canceled(name),))
+        work = Work("saving a cancel", do, jobs=(name,), arrays=(name,), events=(canceled_news(name),))
         return await self._writer.write(work)
 
 
@@ -335,12 +320,6 @@ def _submitted_as(name: str, native_id: str, at: datetime) -> JobEvent:
         at=at,
         native_id=native_id,
     )
-
-
-def _canceled(name: str) -> JobEvent:
-    """News that no scheduler has a job, any more or yet, whose end was asked for."""
-    at = datetime.now(UTC)
-    return JobEvent(name, EventSource.CANCEL, "canceled", JobState.CANCELED, at, outcome=Outcome.CANCELED)
 
 
 def _accepted(job: Job, native_id: str, at: datetime) -> Job:

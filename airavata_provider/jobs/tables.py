@@ -108,6 +108,7 @@ job = Table(
     Column("outcome", String(32)),
     Column("priority", Integer, nullable=False),
     Column("admitted_at", UtcDateTime),
+    Column("submitting_at", UtcDateTime),
     Column("array", String(64)),
     # -1 for what is no element: in a unique constraint no NULL equals another.
     Column("element", Integer, nullable=False),

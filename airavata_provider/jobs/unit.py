@@ -119,6 +119,11 @@ class Unit:
         self.changed_placements: set[Place] = set()
         self.availability_work: list[Availability | str] = []
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the jobs at hand."""
+        return list(self._jobs)
+
     def find(self, name: str) -> Job | None:
         """The job of that name, None when there is none."""
         if name in self._moves:

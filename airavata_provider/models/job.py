@@ -144,6 +144,8 @@ class Job:
     :param outcome: what kind of end, or of waiting, it is; :data:`~airavata_provider.models.outcome.ADVICE` follows
     :param priority: its experiment's priority as a number, 0 (LOW) to 3 (URGENT)
     :param admitted_at: when admission let it go to its resource; None while it waits for that
+    :param submitting_at: when its submission last began or went on: the scheduler may have it since; None: certainly
+        nobody has sent it
     :param array: the name of the array whose element it is
     :param element: its index there
     :param offset: of an array and its elements: what to add to an element's index for its place among all elements of
@@ -190,6 +192,7 @@ class Job:
     outcome: Outcome | None = None
     priority: int = 0
     admitted_at: datetime | None = None
+    submitting_at: datetime | None = None
     array: str | None = None
     element: int | None = None
     size: int | None = None

@@ -224,6 +224,7 @@ class Monitor(Task[MonitorParameters]):
                 walltime_s=wanted.walltime_s,
                 try_number=context.try_number,
                 created_at=now,
+                submitting_at=now,
                 request={"name": wanted.name} if wanted.name else None,
                 born=me.born,
             )

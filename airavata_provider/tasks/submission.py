@@ -191,9 +191,9 @@ class Submit(Task[SubmitParameters]):
         admitter = services.admitter()
         if job.submission is SubmissionState.REFUSED and job.cancel_requested_at is None:
             job = await admitter.again(job, "tried again")
-        # Of a job that an earlier run may have submitted nobody knows that it is not there.
-        ours = first or job.admitted_at is None
         while True:
+            # Of a job that an earlier run began to submit nobody knows that it is not there.
+            ours = first or job.submitting_at is None
             with context.deadline.paused():
                 job = await admitter.wait(job, context.log)
             if job.cancel_requested_at is not None and job.submission is not SubmissionState.SUBMITTED:
@@ -241,10 +241,13 @@ class Submit(Task[SubmitParameters]):
         if places:
             job = self._intent(context, attempt + 1, request)
             arrays = intents(job, context.identity, places, resource.max_array_size, self._sayable(context, request))
+            admitter = services.admitter()
             for number, (each, indices) in enumerate(arrays):
                 asked = part(request, each.name, each.offset, indices, beside=len(arrays))
                 self._tell_unsupported(context, asked)
-                stamped = await services.admitter().stamp(replace(each, size=len(indices)))
+                # One after the other: what is let go and waits for another's turn would hold room that it needs.
+                stamp = admitter.stamp if number == 0 else admitter.stamp_for_later
+                stamped = await stamp(replace(each, size=len(indices)))
                 arrays[number] = replace(stamped, request=recorded(asked)), indices
             made = await store.intend_arrays(arrays)
             first = {array.name for array in made if array.created_at == job.created_at}

@@ -44,14 +44,14 @@ class HostServices(Services):
         """
 
     def admitter(self) -> Admitter:
-        from airavata_provider.jobs.admission import limits_of
         from airavata_provider.jobs.admitter import get_admitter
+        from airavata_provider.jobs.limits import limits_of
 
         return get_admitter(self.store, lambda: limits_of(self.catalog()))
 
     def placer(self) -> Placer:
         """Decides where experiments run that leave the choice to us."""
-        from airavata_provider.jobs.admission import limits_of
+        from airavata_provider.jobs.limits import limits_of
         from airavata_provider.jobs.placer import get_placer
 
         return get_placer(self.store, lambda: limits_of(self.catalog()))

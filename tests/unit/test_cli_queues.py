@@ -9,7 +9,7 @@ import pytest
 
 from airavata_provider.cli_queues import moment, report, told
 from airavata_provider.errors import AiravataError
-from airavata_provider.jobs.admission import Limits, full
+from airavata_provider.jobs.limits import Limits, full
 from airavata_provider.jobs.placing import PlaceLoad
 from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.job import SubmissionState

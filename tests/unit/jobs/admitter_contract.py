@@ -19,8 +19,8 @@ import pytest_asyncio
 from sqlalchemy import event
 
 from airavata_provider.errors import SubmissionRefused
-from airavata_provider.jobs.admission import Limits
 from airavata_provider.jobs.admitter import Admitter, Pace
+from airavata_provider.jobs.limits import Limits
 from airavata_provider.jobs.rounds import Call
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.availability import AvailabilityState

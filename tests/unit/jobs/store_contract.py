@@ -74,6 +74,7 @@ class StoreContract(StoreFixtures):
             outcome=Outcome.WALLTIME,
             priority=100,
             admitted_at=at(2),
+            submitting_at=at(3),
             request={"nodes": 2, "licenses": ["ü"]},
             born="2031-05-06T12:00:00+00:00",
             created_at=at(0).astimezone(elsewhere),

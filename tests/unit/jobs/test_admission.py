@@ -12,23 +12,16 @@ from hypothesis import strategies as st
 
 from airavata_provider.jobs.admission import (
     AGING_S,
-    LEARNED_STEPS,
-    GatewayLimits,
     Grants,
-    Limits,
     Line,
     Load,
-    Most,
     Waiting,
-    closed,
     decide,
-    full,
-    learned,
-    limits_of,
     promising,
     too_big,
     unlimited,
 )
+from airavata_provider.jobs.limits import LEARNED_STEPS, GatewayLimits, Limits, Most, closed, full, learned, limits_of
 from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.catalog import Catalog
 from airavata_provider.models.gateway import Gateway, GatewayOnResource

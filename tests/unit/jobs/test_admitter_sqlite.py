@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from airavata_provider.errors import StoreError
-from airavata_provider.jobs.admission import GatewayLimits, Limits, Most
 from airavata_provider.jobs.admitter import get_admitter
+from airavata_provider.jobs.limits import GatewayLimits, Limits, Most
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.job import JobState, SubmissionState

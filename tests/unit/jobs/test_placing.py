@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airavata_provider.errors import ConfigurationError, Fault
-from airavata_provider.jobs.admission import Hold, Limits
+from airavata_provider.jobs.limits import Hold, Limits
 from airavata_provider.jobs.placing import (
     Candidate,
     PlaceLoad,

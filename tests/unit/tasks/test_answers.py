@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from airavata_provider.errors import ConnectFailed, JobCanceled, JobFailed, SubmissionRefused
-from airavata_provider.jobs.admission import Limits
 from airavata_provider.jobs.admitter import Admitter
+from airavata_provider.jobs.limits import Limits
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState

@@ -20,8 +20,8 @@ from airavata_provider.errors import (
     SubmissionRefused,
     SubmissionUncertain,
 )
-from airavata_provider.jobs.admission import Limits
 from airavata_provider.jobs.admitter import Admitter
+from airavata_provider.jobs.limits import Limits
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.identity import TaskIdentity, element_name
 from airavata_provider.models.job import Job, JobState, SubmissionState

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from airavata_provider.errors import ExperimentRefused
-from airavata_provider.jobs.admission import Limits, limits_of
+from airavata_provider.jobs.limits import Limits, limits_of
 from airavata_provider.jobs.placer import Placer, get_placer
 from airavata_provider.jobs.placing import soonest
 from airavata_provider.jobs.store import JobStore

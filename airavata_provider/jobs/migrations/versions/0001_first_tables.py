@@ -59,6 +59,7 @@ def upgrade() -> None:
         sa.Column("outcome", sa.String(length=32), nullable=True),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("admitted_at", _moment(), nullable=True),
+        sa.Column("submitting_at", _moment(), nullable=True),
         sa.Column("array", sa.String(length=64), nullable=True),
         sa.Column("element", sa.Integer(), nullable=False),
         sa.Column("offset", sa.Integer(), nullable=False),
