@@ -114,12 +114,11 @@ class Admitter:
 
         :raises SubmissionRefused: an array larger than what is allowed at a time
         """
-        limits = replace(self._limits(), said=await self._what_is_said())
-        asked = waiting_of(job, limits)
-        if (why := too_big(limits, asked)) is not None:
+        limits = await self._limits_now()
+        if (why := too_big(limits, waiting_of(job, limits))) is not None:
             raise SubmissionRefused(why, where=job.name, advice=_FEWER)
-        now = datetime.now(UTC)
-        if unlimited(limits, asked, now):
+        if self._free(job, limits):
+            now = datetime.now(UTC)
             return replace(job, admitted_at=now, submitting_at=now, waiter="")
         return replace(job, admitted_at=None, submitting_at=None, waiter=self.holder)
 
@@ -168,8 +167,7 @@ class Admitter:
         :raises StoreError: the store was closed
         """
         while not going(job, datetime.now(UTC)):
-            limits = replace(self._limits(), said=await self._what_is_said())
-            free = unlimited(limits, waiting_of(job, limits), datetime.now(UTC))
+            free = self._free(job, await self._limits_now())
             if not free and not let_go(job, datetime.now(UTC)):
                 job = await self._turn(job, log)
             try:
@@ -220,6 +218,14 @@ class Admitter:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+    async def _limits_now(self) -> Limits:
+        return replace(self._limits(), said=await self._what_is_said())
+
+    def _free(self, job: Job, limits: Limits) -> bool:
+        """Whether nothing can keep that job back; a refusal that no round has heard of yet does."""
+        known = (job.resource, job.queue or "") not in self._refused
+        return known and unlimited(limits, waiting_of(job, limits), datetime.now(UTC))
 
     async def _what_is_said(self) -> list[Availability]:
         async with self._reading:

@@ -186,6 +186,41 @@ class AdmitterContract:
         late.cancel()
         await asyncio.gather(late, return_exceptions=True)
 
+    async def test_what_was_let_go_to_a_process_that_died_is_taken_back(self, one: Process, two: Process) -> None:
+        one.limits = two.limits = Limits({PLACE: 2})
+        gone = make_job("gone", queue="debug", waiter="dead", admitted_at=now(), created_at=now())
+        sent = make_job("sent", queue="debug", admitted_at=now(), submitting_at=now(), created_at=now())
+        for job in (gone, sent):
+            await one.store.intend(job)
+        await one.store.lease("admitter:dead", "dead", 3600)
+        waiting = asyncio.create_task(two.submit("next"))
+        await until(lambda: two.admitter.waiting == 1)
+        await two.settle()
+        assert not waiting.done()
+        await one.store.lease("admitter:dead", "dead", 0)
+        assert (await asyncio.wait_for(waiting, 10)).native_id
+        # What may be with the scheduler still counts; and the other one, asked for again, waits like everybody.
+        assert await one.loads() == (2, 0)
+        again = asyncio.create_task(one.admitter.wait(gone, LOG))
+        await until(lambda: one.admitter.waiting == 1)
+        await one.settle()
+        assert not again.done()
+        await two.end("next")
+        assert (await asyncio.wait_for(again, 10)).submitting_at is not None
+
+    async def test_the_task_that_asks_again_has_its_own_grant(self, one: Process) -> None:
+        one.limits = Limits({PLACE: 1})
+        job = make_job("mine", queue="debug", waiter="dead", admitted_at=now(), created_at=now())
+        job = await one.store.intend(job)
+        other = asyncio.create_task(one.submit("other"))
+        taken = await asyncio.wait_for(one.admitter.wait(job, LOG), 10)
+        assert (taken.waiter, bool(taken.submitting_at)) == ("", True)
+        await one.settle()
+        assert not other.done()
+        assert await one.loads() == (1, 1)
+        other.cancel()
+        await asyncio.gather(other, return_exceptions=True)
+
     async def test_a_schedulers_refusal_is_later_and_not_a_failure(self, one: Process) -> None:
         one.limits = Limits()  # nothing is configured: the scheduler alone knows
         for n in range(3):

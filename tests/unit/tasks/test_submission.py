@@ -23,7 +23,7 @@ from airavata_provider.errors import (
 from airavata_provider.jobs.admitter import Admitter
 from airavata_provider.jobs.limits import Limits
 from airavata_provider.jobs.store import JobStore
-from airavata_provider.models.identity import TaskIdentity, element_name
+from airavata_provider.models.identity import TaskIdentity, element_name, job_name
 from airavata_provider.models.job import Job, JobState, SubmissionState
 from airavata_provider.models.resource import ComputeResource
 from airavata_provider.schedulers.request import JobRequest
@@ -76,7 +76,7 @@ class World(Services):
             await self.store.uncertain(job.name, answer.message)
         if isinstance(answer, Exception):
             raise answer
-        await self.store.submitted(job.name, answer, datetime.now(UTC))
+        await self.store.submitted(job.name, answer, datetime.now(UTC), lambda one, index: f"{one}_{index}")
         return answer
 
     def context(self, number: int = 1, deadline: Deadline | None = None) -> TaskContext[SubmitParameters]:
@@ -281,6 +281,41 @@ async def test_a_job_that_is_only_watched_takes_no_room(world: World) -> None:
     context: TaskContext[Any] = replace(world.context(), parameters=parameters)  # type: ignore[arg-type]
     await Monitor()._others(context)
     assert all((load.running, load.waiting) == (0, 0) for load in await world.store.place_loads(Limits()))
+
+
+async def test_the_arrays_of_one_submission_do_not_wait_for_each_other(world: World) -> None:
+    world.limits = Limits({("cluster", "debug"): 4})
+    await world.other("there")
+    parameters = SubmitParameters(executable="true", elements=tuple(SubmitElement() for _ in range(6)))
+    resource = CLUSTER.model_copy(update={"max_array_size": 3})
+    # The second one is first by its name, which is what tells two of the same moment apart.
+    number = next(n for n in range(1, 99) if _array(n, 3) < _array(n, 0))
+    context = replace(world.context(number), resource=resource, parameters=parameters)
+    world.answers = ["7", "8"]
+    running = asyncio.create_task(Submit().run(context))
+    for offset in (0, 3):
+        name = _array(number, offset)
+        array = await asyncio.wait_for(world.store.wait(name, until=lambda each: each.native_id is not None), 20)
+        loads = await world.store.place_loads(world.limits)
+        assert sum(load.running for load in loads) <= 4
+        for element in await world.store.elements(array.name):
+            await world.end(element.name)
+    assert (await running).values["submitted"] == 6
+
+
+def _array(number: int, offset: int) -> str:
+    return job_name(TaskIdentity("dag", f"e{number}", "submit"), 1, offset)
+
+
+async def test_between_two_tries_a_cancel_needs_no_host(world: World) -> None:
+    world.answers = [ConnectFailed("no route")]
+    with pytest.raises(ConnectFailed):
+        await world.run()
+    ended = await world.store.request_cancel((await world.job()).name, "ann")
+    assert (ended.state, bool(ended.canceled_at)) == (JobState.CANCELED, True)
+    assert await world.store.cancel_requests() == []
+    with pytest.raises(JobCanceled, match="ann"):
+        await world.run()
 
 
 async def test_elements_with_gaps_become_arrays_that_the_scheduler_can_be_asked_for(
