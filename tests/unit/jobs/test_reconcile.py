@@ -140,8 +140,8 @@ async def test_cancel_before_the_id_is_known(running: World) -> None:
     assert (job.state, job.native_id, cluster.queue) == (S.CANCELED, "id-a1", {})
 
 
-async def test_cancel_of_what_was_never_submitted(world: World) -> None:
-    await world.store.intend(make_job("a1"))
+async def test_cancel_of_what_may_have_been_submitted_and_was_not(world: World) -> None:
+    await world.store.intend(make_job("a1", submitting_at=datetime.now(UTC)))
     await world.store.request_cancel("a1", "ada")
     task = asyncio.create_task(world.reconciler(replace(FAST, unsubmitted=0.0)).run())
     assert (await world.agreed("a1")).state is S.CANCELED
@@ -237,7 +237,7 @@ async def test_an_array_whose_id_was_lost_is_found_and_cancelled(running: World)
     cluster = running.clusters["cluster"]
     cluster.names = {"a1": "17"}
     cluster.queue = {f"17_{index}": ("QUEUED", None) for index in range(2)}
-    await running.store.intend_array(make_job(), range(2))
+    await running.store.intend_array(make_job(submitting_at=datetime.now(UTC)), range(2))
     await running.store.request_cancel("a1", "ada")
     assert (await running.agreed("a1")).tally == {"CANCELED": 2}
     assert {tuple(names) for verb, names in cluster.calls if verb == "find"} == {("a1",)}

@@ -293,6 +293,8 @@ async def test_the_arrays_of_one_submission_do_not_wait_for_each_other(world: Wo
     context = replace(world.context(number), resource=resource, parameters=parameters)
     world.answers = ["7", "8"]
     running = asyncio.create_task(Submit().run(context))
+    while not await world.store.attempts(context.identity):  # noqa: ASYNC110 -- nobody is told of a new one
+        await asyncio.sleep(0.01)
     for offset in (0, 3):
         name = _array(number, offset)
         array = await asyncio.wait_for(world.store.wait(name, until=lambda each: each.native_id is not None), 20)
