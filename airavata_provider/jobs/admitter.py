@@ -32,7 +32,7 @@ from airavata_provider.errors import AiravataError, StoreError, SubmissionRefuse
 from airavata_provider.jobs.admission import Waiting, too_big, unlimited
 from airavata_provider.jobs.grants import going, let_go
 from airavata_provider.jobs.limits import Hold, Limits, Place
-from airavata_provider.jobs.rounds import Call, Refusal
+from airavata_provider.jobs.rounds import LEASE_S, Call, Refusal
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.availability import Availability
 from airavata_provider.models.job import Job
@@ -49,7 +49,7 @@ class Pace:
     """How often things are done, in seconds.
 
     :param tick: between two rounds when nothing is heard of
-    :param least: between two rounds at least; where one takes longer than that, as long as it took
+    :param least: between two rounds at least; where one takes more than twice that, half of what it took
     :param said: how old what is said of resources may be
     :param step: see ``jobs.admission.full``; each time a little more or less
     :param word: after that long the first word in a waiter's log; then after the next
@@ -95,7 +95,7 @@ class Admitter:
         self._release: set[str] = set()
         self._refused: dict[Place, Refusal] = {}
         self._alone: dict[str, tuple[float, int]] = {}
-        self._swept_at = float("-inf")
+        self._swept_at = self._renewed_at = float("-inf")
         self._held: dict[tuple[str, str, str, str, int], Hold] = {}
         self._said: list[Availability] = []
         self._said_at = float("-inf")
@@ -170,6 +170,7 @@ class Admitter:
             free = self._free(job, await self._limits_now())
             if not free and not let_go(job, datetime.now(UTC)):
                 job = await self._turn(job, log)
+                continue
             try:
                 # It may have been taken back meanwhile.
                 job = await self._store.begin(job.name, free=free)
@@ -259,8 +260,8 @@ class Admitter:
                 began = self._now()
                 try:
                     await self._round()
-                    # A busy database has as much time for others as for this.
-                    self._next = self._now() + max(self._pace.least, self._now() - began)
+                    # A busy database has time for others as well.
+                    self._next = self._now() + max(self._pace.least, (self._now() - began) / 2)
                     await self._say()
                     failures = 0
                 except AiravataError as error:
@@ -280,16 +281,22 @@ class Admitter:
     async def _round(self) -> None:
         adopt, release = frozenset(self._adopt), frozenset(self._release)
         refused = dict(self._refused)
+        began = self._now()
+        renew = began - self._renewed_at > LEASE_S / 4
         done = await self._store.admit(
             Call(
                 holder=self.holder,
                 limits=self._limits(),
+                renew=renew,
                 adopt=adopt,
                 release=release - adopt,
+                here=frozenset(self._waiters),
                 refused=refused,
                 step_s=self._pace.step * random.uniform(0.75, 1.25),  # noqa: S311
             )
         )
+        if renew:
+            self._renewed_at = began
         self._adopt -= adopt
         self._release -= release
         for place, words in refused.items():
@@ -298,7 +305,7 @@ class Admitter:
         self._refuse_what_never_fits()
         self._held = dict(done.held)
         self._said, self._said_at = list(done.said), self._now()
-        self._store.look_at(done.granted)
+        self._store.deliver(done.granted)
         if done.more:
             self._kick.set()
         if self._now() - self._swept_at > self._pace.sweep:

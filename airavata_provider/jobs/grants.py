@@ -68,6 +68,12 @@ def begun(job: Job, now: datetime, *, free: bool = False) -> Job:
     return replace(job, submitting_at=now, waiter="")
 
 
+def takes_room(job: Job) -> bool:
+    """Whether a job that has not ended is, or may be, where others want to go."""
+    there = job.native_id is not None or job.submission is SubmissionState.UNCERTAIN
+    return job.ended_at is None and (there or job.admitted_at is not None)
+
+
 def waits(job: Job, now: datetime) -> bool:
     """Whether a round may let it go."""
     if not _open(job) or not job.waiter or job.cancel_requested_at is not None:

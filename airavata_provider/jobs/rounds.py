@@ -24,13 +24,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.admission import Line, Load, Waiting, decide, promising
-from airavata_provider.jobs.grants import GRANT_S, adopted, granted, left, unsent, waits
+from airavata_provider.jobs.grants import GRANT_S, adopted, begun, granted, left, unsent, waits
 from airavata_provider.jobs.limits import Hold, Limits, Place, full, learned
 from airavata_provider.jobs.placing import PlaceLoad
 from airavata_provider.jobs.rows import availability_from
 from airavata_provider.jobs.unit import Lease, Unit, Work
 from airavata_provider.models.availability import Availability
-from airavata_provider.models.job import SubmissionState
+from airavata_provider.models.job import Job, SubmissionState
 
 LEASE_S = 60.0
 """How long the waiters of a process that died still count as waiting, and what it was let go as there, in seconds."""
@@ -64,8 +64,10 @@ class Call:
 
     :param holder: the admitter's name
     :param limits: what the catalog says; what people and schedulers said is read within
+    :param renew: its lease is due
     :param adopt: jobs for which somebody waits in this process now
     :param release: jobs for which nobody waits here any more
+    :param here: jobs whose tasks wait here at this moment: the submission of those begins as they are let go
     :param refused: by place, the smallest job that its scheduler refused
     :param step_s: see ``jobs.admission.full``
     :param most: at most so many jobs are looked at
@@ -73,8 +75,10 @@ class Call:
 
     holder: str
     limits: Limits
+    renew: bool = True
     adopt: frozenset[str] = frozenset()
     release: frozenset[str] = frozenset()
+    here: frozenset[str] = frozenset()
     refused: Mapping[Place, Refusal] = field(default_factory=dict)
     step_s: float = 30.0
     most: int = MAX_HEADS
@@ -84,13 +88,13 @@ class Call:
 class Round:
     """What a round did.
 
-    :param granted: jobs that were let go
+    :param granted: jobs that were let go, as they are on record now
     :param held: why the others wait, by line
     :param said: what is said of resources
     :param more: not everybody who could go was looked at: there should be another round
     """
 
-    granted: tuple[str, ...]
+    granted: tuple[Job, ...]
     held: Mapping[tuple[str, str, str, str, int], Hold]
     said: Sequence[Availability]
     more: bool
@@ -125,18 +129,19 @@ async def run_round(connection: AsyncConnection, call: Call) -> Round:
         if grants.names:
             more = len(found) == call.most or start + MAX_LINES < len(lines)
             break
-    names: list[str] = []
+    gone: list[Job] = []
     if grants.names or news:
         unit = await Unit.load(connection, [Work("", lambda _: None, jobs=grants.names)])
         for name in grants.names:
             job = unit.find(name)
             if job is not None and waits(job, now):
-                unit.save(granted(job, now))
-                names.append(name)
+                after = granted(job, now)
+                here = job.waiter == call.holder and name in call.here
+                gone.append(unit.save(begun(after, now) if here else after))
         for new in news:
             unit.set_availability(new)
         await unit.flush(connection)
-    return Round(tuple(names), {**held, **grants.held}, said, more and bool(names))
+    return Round(tuple(gone), {**held, **grants.held}, said, more and bool(gone))
 
 
 async def _take_back(connection: AsyncConnection, alive: Sequence[str]) -> None:
@@ -176,9 +181,10 @@ async def _present(connection: AsyncConnection, call: Call, now: datetime) -> No
     """Renew the process' lease, take over the jobs that are waited for here, leave those that are not."""
     name = lease_of(call.holder)
     names = call.adopt | call.release
-    unit = await Unit.load(connection, [Work("", lambda _: None, jobs=tuple(names), leases=(name,))])
-    held = unit.lease(name)
-    if held is None or held.expires_at < now + timedelta(seconds=LEASE_S / 2):
+    if not names and not call.renew:
+        return
+    unit = await Unit.load(connection, [Work("", lambda _: None, jobs=tuple(names))])
+    if call.renew:
         unit.take_lease(name, Lease(call.holder, now + timedelta(seconds=LEASE_S)))
         old = tables.lease.c.name.startswith(_LEASES) & (tables.lease.c.expires_at < now - timedelta(hours=1))
         await connection.execute(delete(tables.lease).where(old))

@@ -57,7 +57,8 @@ class JobStore(Queries, Admissions):
             listen=(lambda: listen(self._engine.url)) if postgres else None,
         )
         self.listeners = self._watcher.listeners
-        """Called when jobs changed, by whomever, for as long as somebody waits for a job."""
+        """Called when a job ended or was taken back, by whomever, for as long as somebody waits for a job; where the
+        database tells nothing (SQLite), when any changed."""
         self.closers: list[Callable[[], Awaitable[None]]] = []
         """What has to end before the store does."""
 
@@ -238,6 +239,10 @@ class JobStore(Queries, Admissions):
     def look_at(self, names: Iterable[str]) -> None:
         """Those of the jobs that somebody waits for have changed: look at once."""
         self._watcher.look_at(names)
+
+    def deliver(self, jobs: Iterable[Job]) -> None:
+        """Jobs as they are on record now: whoever waits for one of them need not look."""
+        self._watcher.deliver(jobs)
 
     # --- cancelling
 

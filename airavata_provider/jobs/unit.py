@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from airavata_provider.errors import JobUnknown
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.arrays import follow, standing
+from airavata_provider.jobs.grants import takes_room
 from airavata_provider.jobs.rows import (
     availability_values,
     event_values,
@@ -44,6 +45,9 @@ from airavata_provider.models.placement import Placement
 T = TypeVar("T")
 CHANNEL = "airavata_job"
 """PostgreSQL's notification channel; a payload is names of changed jobs with commas between."""
+
+ROOM = "!"
+"""First in a payload where something ended, or was taken back, that others wait for; no job has that name."""
 
 Place = tuple[str, str, str]
 """Key of a placement: the DAG, the experiment, and when its run was born."""
@@ -110,6 +114,7 @@ class Unit:
         self._placements = dict(placements or {})
         self.new_jobs: set[str] = set()
         self.changed_jobs: set[str] = set()
+        self.made_room = False
         self._moves: dict[str, Counter[str]] = {}
         self.new_events: list[dict[str, Any]] = []
         self.journal: list[dict[str, Any]] = []
@@ -153,8 +158,10 @@ class Unit:
     def save(self, job: Job) -> Job:
         """A changed job."""
         job = replace(job, changed_at=self.now, version=job.version + 1)
+        before = self._jobs[job.name]
+        self.made_room = self.made_room or (takes_room(before) and not takes_room(job))
         if job.array is not None:
-            self._move(job.array, self._jobs[job.name], job)
+            self._move(job.array, before, job)
         self._jobs[job.name] = job
         self.changed_jobs.add(job.name)
         return job
@@ -314,7 +321,10 @@ class Unit:
         told = sorted(self.new_jobs | self.changed_jobs)
         if told and connection.dialect.name == "postgresql":
             for start in range(0, len(told), _NAMES_PER_NOTICE):
-                payload = ",".join(told[start : start + _NAMES_PER_NOTICE])
+                words = told[start : start + _NAMES_PER_NOTICE]
+                if self.made_room and start == 0:
+                    words = [ROOM, *words]
+                payload = ",".join(words)
                 await connection.execute(select(func.pg_notify(CHANNEL, payload)))
 
     async def _flush_placements(self, connection: AsyncConnection) -> None:

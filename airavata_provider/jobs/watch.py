@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import URL
 
 from airavata_provider.errors import AiravataError, DeadlineExceeded, JobUnknown, StoreError
-from airavata_provider.jobs.unit import CHANNEL
+from airavata_provider.jobs.unit import CHANNEL, ROOM
 from airavata_provider.models.job import Job
 
 _LOG = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Watcher:
         self._seen: dict[str, int] = {}
         self._noticed: Mapping[str, int] = {}
         self.listeners: set[Callable[[], None]] = set()
+        self._hearing = False
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -128,6 +129,7 @@ class Watcher:
             await self._look()
         finally:
             self._task = None
+            self._hearing = False
             if listener is not None:
                 listener.cancel()
                 await asyncio.wait([listener])
@@ -154,7 +156,9 @@ class Watcher:
                 if loop.time() >= next_look and self._waiters:
                     began = datetime.now(UTC)
                     changed = await self._changed_since(since - timedelta(seconds=OVERLAP_S))
-                    if any(version > self._noticed.get(name, 0) for name, version in changed.items()):
+                    # Who hears is told of what matters; who does not, of every change.
+                    news = any(version > self._noticed.get(name, 0) for name, version in changed.items())
+                    if news and not self._hearing:
                         self._tell()
                     self._noticed = changed
                     names = {name for name in self._waiters if changed.get(name, 0) > self._seen.get(name, 0)}
@@ -176,13 +180,14 @@ class Watcher:
         except AiravataError:
             self._look_at |= names
             raise
-        self._deliver(jobs)
+        self.deliver(jobs)
         for name in names - {job.name for job in jobs}:
             for waiter in self._waiters.get(name, ()):
                 if not waiter.result.done():
                     waiter.result.set_exception(JobUnknown(f"no job {name!r}", where="job store"))
 
-    def _deliver(self, jobs: Iterable[Job]) -> None:
+    def deliver(self, jobs: Iterable[Job]) -> None:
+        """Jobs as they are on record now."""
         for job in jobs:
             waiters = self._waiters.get(job.name)
             if waiters is None or job.version < self._seen.get(job.name, 0):
@@ -208,11 +213,13 @@ class Watcher:
             try:
                 async for names in self._listen():
                     failures = 0
+                    self._hearing = True
                     # Nothing was heard before now: look at everybody once.
                     self.look_at(names or list(self._waiters))
-                    if names:
+                    if not names or ROOM in names:
                         self._tell()
             except Exception as error:  # whatever it is, the interval's query goes on without it
+                self._hearing = False
                 _LOG.warning("No news from the database's notifications: %s", type(error).__name__)
             await asyncio.sleep(_BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)])
             failures += 1
