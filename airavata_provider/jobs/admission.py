@@ -22,10 +22,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from airavata_provider.jobs.limits import Hold, Limits, Most, Place, closed, learned
 from airavata_provider.models.availability import Availability, AvailabilityState
+from airavata_provider.models.job import Job
 
 AGING_S = 6 * 3600.0
 """Seconds of waiting that weigh as much as the next higher priority."""
@@ -103,6 +104,15 @@ class Grants:
 
     names: tuple[str, ...]
     held: Mapping[tuple[str, str, str, str, int], Hold]
+
+
+def waiting_of(job: Job, limits: Limits) -> Waiting:
+    """A job as admission sees it."""
+    queue = job.queue or ""
+    one = job.size is None or (job.resource, queue) in limits.arrays_as_one
+    since = job.created_at or datetime.now(UTC)
+    cost = 1 if one or job.size is None else job.size
+    return Waiting(job.name, job.resource, queue, job.gateway, job.user, job.priority, since, cost)
 
 
 def too_big(limits: Limits, job: Waiting) -> str | None:

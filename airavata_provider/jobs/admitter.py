@@ -5,6 +5,10 @@ that could let somebody go (a job came, ended, was refused for now) and at a slo
 this process' round or by another's, are woken by the store's watcher. Who waits costs a coroutine: no worker, no
 connection, no query.
 
+A job's end is heard by all processes, and one round is enough: whoever hears of another's before it began its own
+leaves it. Rounds come one after the other, so a round that is heard of after the end has either seen it, or is that
+of a process that heard of the end during it and runs another.
+
 A job that nothing can keep back is let go, and its submission begins, by the very intent (:meth:`Admitter.stamp`).
 Any other begins before :meth:`Admitter.wait` returns: what was let go and taken back meanwhile waits again
 (``jobs.grants``).
@@ -23,17 +27,18 @@ import contextvars
 import logging
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from airavata_provider.errors import AiravataError, StoreError, SubmissionRefused
-from airavata_provider.jobs.admission import Waiting, too_big, unlimited
+from airavata_provider.jobs.admission import too_big, unlimited, waiting_of
 from airavata_provider.jobs.grants import going, let_go
 from airavata_provider.jobs.limits import Hold, Limits, Place
 from airavata_provider.jobs.rounds import LEASE_S, Call, Refusal
 from airavata_provider.jobs.store import JobStore
+from airavata_provider.jobs.unit import ROOM, ROUND
 from airavata_provider.models.availability import Availability
 from airavata_provider.models.job import Job
 
@@ -95,12 +100,13 @@ class Admitter:
         self._release: set[str] = set()
         self._refused: dict[Place, Refusal] = {}
         self._alone: dict[str, tuple[float, int]] = {}
-        self._swept_at = self._renewed_at = float("-inf")
+        self._swept_at = self._renewed_at = self._say_at = float("-inf")
         self._held: dict[tuple[str, str, str, str, int], Hold] = {}
         self._said: list[Availability] = []
         self._said_at = float("-inf")
         self._reading = asyncio.Lock()
         self._kick = asyncio.Event()
+        self._needed = False
         self._task: asyncio.Task[None] | None = None
         self._next = float("-inf")
 
@@ -201,7 +207,8 @@ class Admitter:
             if self._waiters.get(job.name) is waiter:
                 del self._waiters[job.name]
                 self._adopt.discard(job.name)
-            self._kick.set()
+            if self._release or not self._waiters:
+                self._need()
         if waiter.never is not None and not let_go(job, datetime.now(UTC)):
             await self._store.refused(job.name, waiter.never)
             raise SubmissionRefused(waiter.never, where=job.name, advice=_FEWER)
@@ -235,8 +242,19 @@ class Admitter:
                 self._said_at = self._now()
             return self._said
 
-    def _start(self) -> None:
+    def _need(self) -> None:
+        """A round of our own, whatever others do."""
+        self._needed = True
         self._kick.set()
+
+    def _heard(self, words: Collection[str]) -> None:
+        if ROOM in words:
+            self._kick.set()
+        elif not self._needed and any(word[:1] == ROUND and word[1:] != self.holder for word in words):
+            self._kick.clear()
+
+    def _start(self) -> None:
+        self._need()
         if self._task is None or self._task.done():
             # A context of its own: it serves all, and what it says is not for one task's log.
             self._task = asyncio.get_running_loop().create_task(
@@ -245,18 +263,26 @@ class Admitter:
 
     async def _run(self) -> None:
         failures = 0
-        self._store.listeners.add(self._kick.set)
+        self._store.listeners.add(self._heard)
         self._swept_at = max(self._swept_at, self._now() - self._pace.sweep / 2)
         try:
             while self._waiters or self._release:
+                ticked = True
                 with contextlib.suppress(TimeoutError):
                     # Not all processes at the same moment.
                     tick = self._pace.tick * random.uniform(0.8, 1.2)  # noqa: S311
                     # Not wait_for, which in Python 3.11 can swallow a cancel.
                     async with asyncio.timeout(tick):
                         await self._kick.wait()
-                await asyncio.sleep(max(0.0, self._next - self._now()))
+                    ticked = False
+                # What all heard at once, one begins first.
+                some = 0.0 if self._needed else self._pace.least * random.uniform(0.0, 0.5)  # noqa: S311
+                await asyncio.sleep(max(some, self._next - self._now()))
+                others_did = not ticked and not self._kick.is_set()
+                if others_did or not (self._waiters or self._release):
+                    continue
                 self._kick.clear()
+                self._needed = False
                 began = self._now()
                 try:
                     await self._round()
@@ -271,12 +297,12 @@ class Admitter:
                     if isinstance(error, StoreError) and not self._waiters:
                         return
                     await asyncio.sleep(pause)
-                    self._kick.set()
+                    self._need()
                 except Exception:
                     log.exception("A round of admission failed in a way that it should not")
                     await asyncio.sleep(self._pace.tick)
         finally:
-            self._store.listeners.discard(self._kick.set)
+            self._store.listeners.discard(self._heard)
 
     async def _round(self) -> None:
         adopt, release = frozenset(self._adopt), frozenset(self._release)
@@ -307,7 +333,7 @@ class Admitter:
         self._said, self._said_at = list(done.said), self._now()
         self._store.deliver(done.granted)
         if done.more:
-            self._kick.set()
+            self._need()
         if self._now() - self._swept_at > self._pace.sweep:
             # A task that was killed between its intent and its waiting.
             self._release.update(set(await self._store.held_by(self.holder)) - self._waiters.keys())
@@ -339,9 +365,13 @@ class Admitter:
     async def _say(self) -> None:
         """A word for those whose turn it is, in their own logs."""
         now = self._now()
+        if now < self._say_at:
+            return
         due = [waiter for waiter in self._waiters.values() if waiter.next_word <= now]
         if not due:
             return
+        # However they came, one after the other.
+        self._say_at = now + min(1.0, self._pace.tick)
         numbers = await self._store.positions(self.holder)
         limits = self._limits()
         for waiter in due:
@@ -354,15 +384,6 @@ class Admitter:
             where = f"{asked.resource}'s queue {asked.queue}" if asked.queue else asked.resource
             why = self._held.get(asked.line) or "others go first"
             waiter.context.run(waiter.log.info, "Waiting for %s, number %d there: %s", where, number, why)
-
-
-def waiting_of(job: Job, limits: Limits) -> Waiting:
-    """A job as admission sees it."""
-    queue = job.queue or ""
-    one = job.size is None or (job.resource, queue) in limits.arrays_as_one
-    since = job.created_at or datetime.now(UTC)
-    cost = 1 if one or job.size is None else job.size
-    return Waiting(job.name, job.resource, queue, job.gateway, job.user, job.priority, since, cost)
 
 
 _ADMITTERS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[JobStore, Admitter]] = WeakKeyDictionary()

@@ -28,12 +28,16 @@ from airavata_provider.jobs.grants import GRANT_S, adopted, begun, granted, left
 from airavata_provider.jobs.limits import Hold, Limits, Place, full, learned
 from airavata_provider.jobs.placing import PlaceLoad
 from airavata_provider.jobs.rows import availability_from
-from airavata_provider.jobs.unit import Lease, Unit, Work
+from airavata_provider.jobs.unit import CHANNEL, ROUND, Lease, Unit, Work
 from airavata_provider.models.availability import Availability
 from airavata_provider.models.job import Job, SubmissionState
 
-LEASE_S = 60.0
-"""How long the waiters of a process that died still count as waiting, and what it was let go as there, in seconds."""
+LEASE_S = 30.0
+"""How long the waiters of a process that died still count as waiting, and what was let go to them as there, in
+seconds."""
+
+SILENCE_MS = 30_000
+"""After how long without a word from a process in the middle of its round the database ends that round."""
 
 MAX_LINES = 64
 """Lines that one query reads; there is another only where none of theirs may go."""
@@ -103,7 +107,9 @@ class Round:
 async def run_round(connection: AsyncConnection, call: Call) -> Round:
     """One round, within the caller's transaction, which is one that writes."""
     if connection.dialect.name == "postgresql":
-        await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        # A process that is stopped in its round would stop everybody's.
+        silence = func.set_config("idle_in_transaction_session_timeout", str(SILENCE_MS), True)
+        await connection.execute(select(silence, func.pg_advisory_xact_lock(_LOCK)))
     now = datetime.now(UTC)
     await _present(connection, call, now)
     said = [availability_from(row) for row in (await connection.execute(select(tables.availability))).mappings()]
@@ -141,6 +147,8 @@ async def run_round(connection: AsyncConnection, call: Call) -> Round:
         for new in news:
             unit.set_availability(new)
         await unit.flush(connection)
+    if connection.dialect.name == "postgresql":
+        await connection.execute(select(func.pg_notify(CHANNEL, ROUND + call.holder)))
     return Round(tuple(gone), {**held, **grants.held}, said, more and bool(gone))
 
 

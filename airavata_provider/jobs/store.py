@@ -57,8 +57,8 @@ class JobStore(Queries, Admissions):
             listen=(lambda: listen(self._engine.url)) if postgres else None,
         )
         self.listeners = self._watcher.listeners
-        """Called when a job ended or was taken back, by whomever, for as long as somebody waits for a job; where the
-        database tells nothing (SQLite), when any changed."""
+        """Called with the words of each notice (``jobs.unit``) for as long as somebody waits for a job; where the
+        database tells nothing (SQLite), with ``ROOM`` when any job changed."""
         self.closers: list[Callable[[], Awaitable[None]]] = []
         """What has to end before the store does."""
 

@@ -18,8 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select, bindparam, delete, func, insert, or_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Select, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airavata_provider.errors import JobUnknown
@@ -27,7 +26,6 @@ from airavata_provider.jobs import tables
 from airavata_provider.jobs.arrays import follow, standing
 from airavata_provider.jobs.grants import takes_room
 from airavata_provider.jobs.rows import (
-    availability_values,
     event_values,
     job_from,
     job_values,
@@ -37,6 +35,7 @@ from airavata_provider.jobs.rows import (
     task_values,
 )
 from airavata_provider.jobs.state import decide
+from airavata_provider.jobs.statements import PUT_LEASE, PUT_TASK, UPDATE_JOB, say_availability
 from airavata_provider.models.availability import Availability
 from airavata_provider.models.identity import array_name
 from airavata_provider.models.job import Effect, Job, JobEvent, TaskRecord
@@ -48,6 +47,9 @@ CHANNEL = "airavata_job"
 
 ROOM = "!"
 """First in a payload where something ended, or was taken back, that others wait for; no job has that name."""
+
+ROUND = "?"
+"""Before the admitter's name in a payload that tells of its round of admission; no job's name begins so."""
 
 Place = tuple[str, str, str]
 """Key of a placement: the DAG, the experiment, and when its run was born."""
@@ -299,7 +301,7 @@ class Unit:
             await connection.execute(insert(tables.job), [job_values(self._jobs[name]) for name in names])
         for names in _slices(sorted(self.changed_jobs - self.new_jobs)):
             rows = [{**job_values(self._jobs[name]), "key": name} for name in names]
-            await connection.execute(_UPDATE_JOB, rows)
+            await connection.execute(UPDATE_JOB, rows)
         for events in _slices(self.new_events):
             await connection.execute(insert(tables.job_event), events)
         if self.journal:
@@ -314,10 +316,10 @@ class Unit:
                 }
                 for name in sorted(self.changed_leases)
             ]
-            await connection.execute(_PUT_LEASE[connection.dialect.name], rows)
+            await connection.execute(PUT_LEASE[connection.dialect.name], rows)
         await self._flush_placements(connection)
         for each in self.availability_work:
-            await connection.execute(*_availability(each, connection.dialect.name))
+            await connection.execute(*say_availability(each, connection.dialect.name))
         told = sorted(self.new_jobs | self.changed_jobs)
         if told and connection.dialect.name == "postgresql":
             for start in range(0, len(told), _NAMES_PER_NOTICE):
@@ -347,7 +349,7 @@ class Unit:
                 rows.append(each)
                 continue
             if rows:
-                await connection.execute(_PUT_TASK[connection.dialect.name], rows)
+                await connection.execute(PUT_TASK[connection.dialect.name], rows)
                 rows = []
             if each is not None:
                 await connection.execute(_forget(each))
@@ -376,54 +378,3 @@ def _forget(each: _Forget) -> Any:
     if each.tasks is not None:
         statement = statement.where(tuple_(column.task_id, column.map_index).in_(each.tasks))
     return statement
-
-
-_UPDATE_JOB = (
-    update(tables.job)
-    .where(tables.job.c.name == bindparam("key"))
-    .values({column.name: bindparam(column.name) for column in tables.job.c})
-)
-
-
-def _put_task(insert_into: Callable[..., Any]) -> Any:
-    statement = insert_into(tables.task)
-    return statement.on_conflict_do_update(
-        index_elements=list(tables.task.primary_key.columns),
-        set_={
-            column.name: statement.excluded[column.name] for column in tables.task.c if not column.primary_key
-        },  # The checkpoint of a later try stands.
-        where=tables.task.c.try_number <= statement.excluded.try_number,
-    )
-
-
-def _put_lease(insert_into: Callable[..., Any]) -> Any:
-    statement = insert_into(tables.lease)
-    excluded = statement.excluded
-    return statement.on_conflict_do_update(
-        index_elements=["name"], set_={"holder": excluded.holder, "expires_at": excluded.expires_at}
-    )
-
-
-_INSERTS: Mapping[str, Callable[..., Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
-_PUT_TASK = {name: _put_task(insert_into) for name, insert_into in _INSERTS.items()}
-_PUT_LEASE = {name: _put_lease(insert_into) for name, insert_into in _INSERTS.items()}
-
-
-def _put_availability(insert_into: Callable[..., Any]) -> Any:
-    statement = insert_into(tables.availability)
-    return statement.on_conflict_do_update(
-        index_elements=["id"],
-        set_={
-            column.name: statement.excluded[column.name] for column in tables.availability.c if not column.primary_key
-        },
-    )
-
-
-_PUT_AVAILABILITY = {name: _put_availability(insert_into) for name, insert_into in _INSERTS.items()}
-
-
-def _availability(each: Availability | str, dialect: str) -> tuple[Any, ...]:
-    """The statement, and the row that goes with it."""
-    if isinstance(each, str):
-        return (delete(tables.availability).where(tables.availability.c.id == each),)
-    return _PUT_AVAILABILITY[dialect], [availability_values(each)]

@@ -66,7 +66,7 @@ class Watcher:
         self._look_at: set[str] = set()
         self._seen: dict[str, int] = {}
         self._noticed: Mapping[str, int] = {}
-        self.listeners: set[Callable[[], None]] = set()
+        self.listeners: set[Callable[[Collection[str]], None]] = set()
         self._hearing = False
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -156,10 +156,10 @@ class Watcher:
                 if loop.time() >= next_look and self._waiters:
                     began = datetime.now(UTC)
                     changed = await self._changed_since(since - timedelta(seconds=OVERLAP_S))
-                    # Who hears is told of what matters; who does not, of every change.
+                    # Who hears knows what made room; who does not takes every change for that.
                     news = any(version > self._noticed.get(name, 0) for name, version in changed.items())
                     if news and not self._hearing:
-                        self._tell()
+                        self._tell([ROOM])
                     self._noticed = changed
                     names = {name for name in self._waiters if changed.get(name, 0) > self._seen.get(name, 0)}
                     await self._look_at_names(names)
@@ -202,9 +202,9 @@ class Watcher:
                 except Exception as error:  # the waiter's own test failed: it is told, the others go on
                     waiter.result.set_exception(error)
 
-    def _tell(self) -> None:
+    def _tell(self, words: Collection[str]) -> None:
         for listener in tuple(self.listeners):
-            listener()
+            listener(words)
 
     async def _hear(self) -> None:
         assert self._listen is not None  # noqa: S101 -- only started with one
@@ -216,8 +216,7 @@ class Watcher:
                     self._hearing = True
                     # Nothing was heard before now: look at everybody once.
                     self.look_at(names or list(self._waiters))
-                    if not names or ROOM in names:
-                        self._tell()
+                    self._tell(names or [ROOM])
             except Exception as error:  # whatever it is, the interval's query goes on without it
                 self._hearing = False
                 _LOG.warning("No news from the database's notifications: %s", type(error).__name__)

@@ -28,14 +28,12 @@ from airavata_provider.models.rules import MADE_BY, Next, sizes_of
 from airavata_provider.schedulers.request import Container, Dependency, JobRequest, MailEvent, recorded
 from airavata_provider.tasks.arrays import as_array, called_off, intents, named, part, unsettled, wanted_again
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
+from airavata_provider.tasks.ends import end_and_wait, over, request_end
 from airavata_provider.tasks.job_request import job_fields, unsupported
 
 if TYPE_CHECKING:
     from airavata_provider.jobs.store import JobStore
     from airavata_provider.models.resolved import ResolvedExperiment
-
-CANCEL_WAIT_S = 300.0
-"""How long a cleared submission waits for its old job to end before it makes a new one."""
 
 
 class SubmitElement(Parameters):
@@ -176,7 +174,7 @@ class Submit(Task[SubmitParameters]):
         services, resource = context.services, context.resource
         url = services.webhook_url(resource, job.name) if context.parameters.webhook else None
 
-        async def send() -> str:
+        async def send(*, first: bool) -> str:
             return await submit(
                 await services.host(resource),
                 scheduler(resource.scheduler),
@@ -201,7 +199,7 @@ class Submit(Task[SubmitParameters]):
                     f"its end was asked for by {job.cancel_requested_by} before it was submitted", where=job.name
                 )
             try:
-                return await send()
+                return await send(first=ours)
             except SubmissionRefused as refusal:
                 if not refusal.transient:
                     raise
@@ -230,7 +228,7 @@ class Submit(Task[SubmitParameters]):
             elements = await store.latest_elements(context.identity)
             again = set(to_retry(elements))
             # What was only given up as UNKNOWN may run yet.
-            ending = [element for element in elements if element.place in again and not _over(element)]
+            ending = [element for element in elements if element.place in again and not over(element)]
             for element in ending:
                 await request_end(context, element)
             for element in ending:
@@ -377,35 +375,3 @@ def as_intended(request: JobRequest, job: Job) -> JobRequest:
         return replace(request, name=job.name)
     sizes = sizes_of(job)
     return replace(request, name=job.name, memory_mb=sizes.memory_mb, walltime_s=sizes.walltime_s)
-
-
-async def request_end(context: TaskContext[Any], job: Job) -> None:
-    """Ask for a job's end, on record: the reconciler repeats it until the scheduler agrees."""
-    if job.state is None or not job.state.terminal:
-        await context.services.store.request_cancel(job.name, f"task {context.identity.task_id}")
-        await context.services.watch()
-
-
-async def end_and_wait(context: TaskContext[Any], job: Job) -> None:
-    """See a cleared attempt's job ended before a new one is made.
-
-    :raises JobCanceled: it did not end in time, so that a new job would run beside it
-    """
-    if _over(job):
-        return
-    context.log.info("Ending job %s of the attempt before", job.native_id or job.name)
-    await request_end(context, job)
-    # Not "nothing is awaited of it any more", which is true of a job that was given up as UNKNOWN.
-    ended = await context.services.store.wait(job.name, timeout_s=CANCEL_WAIT_S, until=_over)
-    if not _over(ended):
-        raise JobCanceled(
-            f"the job of the attempt before still runs after {CANCEL_WAIT_S:g} s",
-            where=f"{job.native_id or job.name} on {job.resource}",
-            advice="end it on the cluster, then clear this task again",
-        )
-
-
-def _over(job: Job) -> bool:
-    """Certainly no job: ended, refused, or gone by the scheduler's own word."""
-    ended = job.state is not None and job.state.terminal
-    return ended or job.submission is SubmissionState.REFUSED or job.canceled_at is not None
