@@ -110,7 +110,7 @@ class World(Services):
         """In the place of ``jobs.submission.submit``, with its promise: at most one job of a name."""
         assert request.name == job.name
         assert webhook.token == f"token of {job.name}"
-        assert not (first and job.name in self.tried), "somebody may have submitted it"
+        assert not (first and job.name in self.accepted), "somebody may have submitted it"
         self.killer.point()
         self.tried.append(job.name)
         if self.troubles:
