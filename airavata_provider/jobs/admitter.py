@@ -291,8 +291,9 @@ class Admitter:
                     await self._say()
                     failures = 0
                 except AiravataError as error:
+                    # Once is a lost connection, or a deadlock that the database has solved.
+                    pause = max(self._pace.least, min(self._pace.tick * failures, 12 * self._pace.tick))
                     failures += 1
-                    pause = min(self._pace.tick * failures, 12 * self._pace.tick)
                     log.warning("Nobody can be admitted; again in %g s. %s", pause, error)
                     if isinstance(error, StoreError) and not self._waiters:
                         return

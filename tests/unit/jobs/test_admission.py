@@ -324,6 +324,31 @@ def test_an_array_larger_than_the_limit_can_never_go() -> None:
     assert too_big(limits, job(cost=4)) is None
 
 
+def test_an_array_that_never_fits_is_overtaken() -> None:
+    those = [job("array", cost=9, since=at(-100)), job("small", since=at(-1))]
+    assert names_of(decide(those, [], Limits({PLACE: 8}), NOON)) == ["small"]
+
+
+def test_what_a_refusal_taught_keeps_no_room_for_an_array_until_it_has_waited_long() -> None:
+    limits = Limits(said=[full(PLACE, 10, "too many", NOON, step_s=30)])
+    small = [job(f"s{n}", since=at(-n)) for n in range(1, 9)]
+    array = job("array", cost=9, since=at(-100))
+    assert names_of(decide([array, *small], [load(4)], limits, NOON)) == ["s8", "s7", "s6", "s5", "s4", "s3"]
+    assert names_of(decide([array, *small], [load(1)], limits, NOON))[0] == "array"
+    aged = replace(array, since=at(-AGING_S))
+    assert names_of(decide([aged, *small], [load(4)], limits, NOON)) == []
+    # What is written down is kept from the first moment.
+    assert names_of(decide([array, *small], [load(4)], Limits({PLACE: 10}), NOON)) == []
+
+
+def test_places_take_turns() -> None:
+    busy = [Line("cluster", "debug", "g", f"u{n}", 3, at(-100 + n)) for n in range(5)]
+    other = Line("cluster", "long", "g", "u", 0, at(-1))
+    found, held = promising([*busy, other], [], Limits({PLACE: 2}), NOON)
+    assert [line.queue for line, _ in found] == ["debug", "long", "debug", "debug", "debug", "debug"]
+    assert not held
+
+
 def test_what_a_refusal_taught_is_believed_less_and_less() -> None:
     said = full(PLACE, 7, "QOSMaxSubmitJobPerUserLimit", NOON, step_s=30)
     known = [learned(said, at(30 * step + 1)) for step in range(LEARNED_STEPS + 1)]
