@@ -42,7 +42,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[s
             ("a2", "more", MADE),
             ("old", "submit", MADE - timedelta(1)),
         ):
-            await store.intend(make_job(name, experiment_id="e1", task_id=task, born=birth(made)))
+            sent = make_job(name, experiment_id="e1", task_id=task, born=birth(made), submitting_at=made)
+            await store.intend(sent)
         # Somebody else's, which a task of the run waits for.
         await store.intend(make_job("theirs", experiment_id="e1", task_id="w", attempt=0, born=birth(MADE)))
 
