@@ -78,6 +78,9 @@ class Admissions(Records):
 
     async def leave_admission(self, holder: str) -> None:
         """Nobody waits by that admitter any more, which others need not wait to find out."""
+        if self._reads:
+            # A round of its own that is under way may renew it.
+            await asyncio.wait(self._reads)
         await self.lease(lease_of(holder), holder, 0)
 
     async def held_by(self, holder: str) -> list[str]:
