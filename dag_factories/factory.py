@@ -13,7 +13,8 @@ from typing import Any
 
 from airflow.sdk import DAG, Param
 
-from airavata_provider.models.pattern import Pattern, Segment, answers_ends, load_pattern, segments
+from airavata_provider.models.pattern import Pattern, Segment, TaskSpec, answers_ends, load_pattern, segments
+from airavata_provider.models.segments import linked
 from airavata_provider.operators.pattern import PatternOperator
 from airavata_provider.tasks.registry import parameter_models, task_types
 
@@ -54,9 +55,8 @@ def dag_from_pattern(pattern: Pattern) -> DAG:
         is_paused_upon_creation=False,
         render_template_as_native_obj=False,
     ) as dag:
-        boundary = [name for name, kind in kinds.items() if kind.boundary]
         made: dict[str, PatternOperator] = {}
-        for segment in segments(pattern, boundary, {name: kind.run_on for name, kind in kinds.items()}):
+        for segment in segments(pattern, {name: kind.run_on for name, kind in kinds.items()}):
             made[segment.id] = _operator(segment, pattern)
             for upstream in segment.after:
                 made[upstream] >> made[segment.id]
@@ -69,7 +69,10 @@ def _operator(segment: Segment, pattern: Pattern) -> PatternOperator:
         arguments["queue"] = segment.queue
     return PatternOperator(
         task_id=segment.id,
-        tasks=[_hosted(task, pattern) for task in segment.tasks],
+        tasks=[
+            _hosted(task, pattern) | linked(task, before, segment)
+            for before, task in zip((None, *segment.tasks), segment.tasks, strict=False)
+        ],
         run_on=segment.run_on,
         retries=segment.retries,
         retry_delay=timedelta(seconds=segment.retry_delay_s),
@@ -80,7 +83,7 @@ def _operator(segment: Segment, pattern: Pattern) -> PatternOperator:
     )
 
 
-def _hosted(task: Any, pattern: Pattern) -> dict[str, Any]:
+def _hosted(task: TaskSpec, pattern: Pattern) -> dict[str, Any]:
     hosted: dict[str, Any] = {"id": task.id, "type": task.type}
     parameters = dict(task.parameters)
     for name in _references(task.type, parameters):

@@ -12,7 +12,8 @@ from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.catalog import Catalog, load_catalog
 from airavata_provider.monitors.rhythm import Rhythm
 from airavata_provider.schedulers.registry import scheduler
-from airavata_provider.triggers.host import HostedTask, Run, Segment, run_segment
+from airavata_provider.triggers.host import Segment, run_segment
+from airavata_provider.triggers.hosted import HostedTask, Run
 from airavata_provider.triggers.services import HostServices
 from tests.bed import Bed
 

@@ -124,7 +124,7 @@ class Pattern:
     """An execution pattern.
 
     :param name: also the DAG's id; the file's name without its ending where the file names none
-    :param granularity: ``task``: each task is an Airflow task; ``segment``: each chain of tasks is one
+    :param granularity: ``task``: each task is an Airflow task; ``segment``: tasks that hang together are one
     :param tasks: each after those it waits for, else in the file's order
     :param file: where it is from, as people are told
     :param sha256: of the file's bytes

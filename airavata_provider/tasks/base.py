@@ -167,8 +167,9 @@ class Task(ABC, Generic[P]):
     run_on: ClassVar[str] = "triggerer"
     """Where it runs when the pattern does not say: ``triggerer`` or ``worker``."""
 
-    boundary: ClassVar[bool] = False
-    """Whether a segment ends before and after it (a job's monitor, which waits for hours)."""
+    judges: ClassVar[str | None] = None
+    """The parameter that names the submission whose job's bad end is this task's (a monitor's). Who clears a segment
+    of both then gets another job, not the same end again."""
 
     def defaults(self, experiment: ResolvedExperiment) -> Mapping[str, Any]:
         """Parameters that follow from the experiment where the pattern leaves them out. Pure."""

@@ -60,7 +60,7 @@ class Monitor(Task[MonitorParameters]):
 
     name: ClassVar[str] = "monitor"
     Parameters: ClassVar[type[Parameters]] = MonitorParameters
-    boundary: ClassVar[bool] = True
+    judges: ClassVar[str | None] = "job"
 
     def defaults(self, experiment: ResolvedExperiment) -> Mapping[str, Any]:
         """The output that the application names."""

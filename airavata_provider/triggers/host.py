@@ -1,4 +1,4 @@
-"""Runs the tasks of one segment, one after the other, wherever they are hosted.
+"""Runs the tasks of one segment, each after those it waits for, wherever they are hosted.
 
 Always holds: a task that ended is on record before the next one starts, so that whoever is killed, the next
 run goes on at the first unfinished task; every error leaves as an :class:`~airavata_provider.errors.AiravataError`;
@@ -16,96 +16,21 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from airavata_provider.errors import AiravataError, DeadlineExceeded, ExperimentRefused, Fault
+from airavata_provider.jobs.state import ends_as
 from airavata_provider.models.experiment import Experiment, Fitting, ResolvedExperiment, resolve
-from airavata_provider.models.identity import TaskIdentity, birth, experiment_directory
-from airavata_provider.models.job import TaskRecord, TaskState
+from airavata_provider.models.identity import TaskIdentity, experiment_directory
+from airavata_provider.models.job import Job, JobState, TaskRecord, TaskState
 from airavata_provider.models.template import render
+from airavata_provider.models.trigger_rules import End, verdict
 from airavata_provider.tasks.base import Deadline, Parameters, TaskContext, TaskResult
 from airavata_provider.tasks.job_request import fit
 from airavata_provider.tasks.registry import task_type
+from airavata_provider.triggers.hosted import HostedTask, Run
+from airavata_provider.triggers.progress import SKIPPED, before, outcome, progress, was_cleared
 from airavata_provider.triggers.services import HostServices
-
-
-class HostedTask(BaseModel):
-    """One task as a trigger carries it: JSON, made by the factory or by an operator.
-
-    :param id: the task's id in the pattern; the Airflow task's id in a hand-written DAG
-    :param type: the task type's word
-    :param parameters: the pattern's parameters, templates and all
-    :param resource: a compute resource's name; None for the experiment's own
-    :param deadline_s: seconds the task may take, None for no limit
-    :param submission: the submission whose job it may submit once more; None: it does not
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str
-    type: str
-    parameters: dict[str, Any] = {}
-    resource: str | None = None
-    deadline_s: float | None = None
-    submission: HostedTask | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """Which attempt at which Airflow task this is.
-
-    :param dag_id: the DAG
-    :param run_id: the DAG run, which is the experiment's id
-    :param map_index: -1 when not mapped
-    :param try_number: from 1
-    :param conf: the run's ``conf``: the experiment, when a pattern's DAG runs
-    :param born: when the run was made; part of its jobs' identity
-    :param cleared_through: the last try that a person cleared, where the host knows it, else None: then a
-        segment that had ended well and is started with a later try was cleared (see :func:`is_fresh`)
-    """
-
-    dag_id: str
-    run_id: str
-    map_index: int
-    try_number: int
-    conf: Mapping[str, Any] | None = None
-    cleared_through: int | None = None
-    born: str = ""
-
-
-def hosted_tasks(
-    tasks: Sequence[Mapping[str, Any]],
-    parameters: Mapping[str, Any] | None,
-    resource: str | None,
-    *,
-    experiment: bool,
-) -> list[HostedTask]:
-    """The tasks of a trigger's fields; without an experiment there is one, and Airflow rendered what it takes."""
-    found = [HostedTask.model_validate(task) for task in tasks]
-    if experiment:
-        return found
-    override = {"parameters": dict(parameters or {}), "resource": resource}
-    return [task.model_copy(update=override) for task in found]
-
-
-def run_of(
-    ti: Any, dag_run: Any, *, experiment: bool, born: str | None = None, cleared_through: int | None = None
-) -> Run:
-    """The attempt that a task instance of Airflow is.
-
-    :param ti: Airflow's task instance
-    :param dag_run: Airflow's DAG run; not looked at when ``born`` is told and ``experiment`` False
-    :param born: as told by another host of the same run
-    """
-    return Run(
-        dag_id=ti.dag_id,
-        run_id=ti.run_id,
-        map_index=-1 if ti.map_index is None else ti.map_index,
-        try_number=ti.try_number,
-        conf=(dag_run.conf or {}) if experiment else None,
-        cleared_through=cleared_through,
-        born=born or birth(dag_run.run_after),
-    )
 
 
 @dataclass
@@ -119,60 +44,90 @@ class Segment:
     results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def is_fresh(tasks: Sequence[HostedTask], run: Run, records: Mapping[tuple[str, int], TaskRecord]) -> bool:
-    """Whether a person asked for this segment's work anew, as opposed to a retry that goes on with it.
-
-    A trigger that dies is started again with the same try number, and Airflow retries only what told of its
-    failure, which leaves a record that is not COMPLETED. So a segment that is complete on record and begins
-    again with a later try was cleared by a person. A worker can die after its work is recorded and before
-    Airflow hears of it: there the host says which tries were cleared.
-    """
-    found = [records.get((task.id, run.map_index)) for task in tasks]
-    complete = [record for record in found if record is not None and record.state is TaskState.COMPLETED]
-    if len(complete) < len(tasks):
-        return False
-    last = max(record.try_number for record in complete)
-    if run.cleared_through is not None:
-        return last <= run.cleared_through
-    return last < run.try_number
-
-
 async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
-    """Run the tasks in order; return the results by task id.
+    """Run the tasks, each after those it waits for; return the results by task id.
 
-    :raises AiravataError: the first task that failed; it is on record by then
+    :raises AiravataError: the first failure that time may cure, at once; else, when the segment ended badly, the
+        first one of all. It is on record by then
+    :raises Skipped: there was nothing to do
     """
-    run, services = segment.run, segment.services
-    experiment = resolved = None
-    if run.conf is not None:
-        experiment = Experiment.from_conf(run.conf, experiment_id=run.run_id)
-        resolved = await _placed(segment, experiment)
-        # A request that fits nowhere is told so before it waits.
-        fitting = fit(experiment, services.catalog()) if resolved is None else None
-        await _until(experiment.not_before, segment.log)
-        if fitting is not None:
-            resolved = await _place(segment, fitting)
-    records = await services.store.task_records(run.dag_id, run.run_id, run.born)
-    fresh = is_fresh(segment.tasks, run, records)
-    if fresh:
-        await services.store.forget_tasks(
-            run.dag_id, run.run_id, run.born, [(task.id, run.map_index) for task in segment.tasks]
-        )
+    run = segment.run
+    experiment, resolved = await _experiment(segment)
+    records = await segment.services.store.task_records(run.dag_id, run.run_id, run.born)
+    found = progress(segment.tasks, run, records, await _to_resubmit(segment, records))
+    if found.fresh:
+        anew = [(task_id, run.map_index) for task_id in found.fresh]
+        await segment.services.store.forget_tasks(run.dag_id, run.run_id, run.born, anew)
+    redone = {task.id for task in segment.tasks} - set(found.kept)
     segment.results.update(
         (task_id, record.result)
         for (task_id, map_index), record in records.items()
-        if record.state is TaskState.COMPLETED and map_index in (-1, run.map_index)
+        if record.state is TaskState.COMPLETED and map_index in (-1, run.map_index) and task_id not in redone
     )
+    upstreams, ends, failure = before(segment.tasks), dict(found.kept), None
     for task in segment.tasks:
-        record = records.get((task.id, run.map_index))
-        if not fresh and record is not None and record.state is TaskState.COMPLETED:
-            segment.log.info("%s: done by try %d already", task.id, record.try_number)
+        if task.id in ends:
+            segment.log.info("%s: done by try %d already", task.id, records[task.id, run.map_index].try_number)
             continue
-        result = await _run_task(segment, task, experiment, resolved, fresh)
-        segment.results[task.id] = result.values
-        if result.skipped:
-            raise Skipped(task.id)
-    return {task.id: segment.results[task.id] for task in segment.tasks}
+        told = verdict(task.trigger_rule, [ends[upstream] for upstream in upstreams[task.id]])
+        if told != "run":
+            ends[task.id] = told
+            await _record_unrun(segment, task, told)
+            continue
+        try:
+            result = await _run_task(segment, task, experiment, resolved, task.id in found.fresh)
+        except AiravataError as error:
+            if len(segment.tasks) == 1 or (error.transient and run.may_retry):
+                raise
+            segment.log.error("%s: %s: %s", task.id, type(error).__name__, error)  # noqa: TRY400 -- for users
+            ends[task.id], failure = "failed", failure or error
+        else:
+            ends[task.id] = "skipped" if result.skipped else "success"
+            segment.results[task.id] = result.values
+    end = outcome(segment.tasks, ends)
+    if failure is not None and end == "failed":
+        raise failure
+    if end == "skipped":
+        raise Skipped(segment.tasks[-1].id)
+    return {task.id: segment.results[task.id] for task in segment.tasks if task.id in segment.results}
+
+
+async def _experiment(segment: Segment) -> tuple[Experiment | None, ResolvedExperiment | None]:
+    """The request, and what it means where it runs; waits until it may begin. None in a hand-written DAG."""
+    run, services = segment.run, segment.services
+    if run.conf is None:
+        return None, None
+    experiment = Experiment.from_conf(run.conf, experiment_id=run.run_id)
+    resolved = await _placed(segment, experiment)
+    # A request that fits nowhere is told so before it waits.
+    fitting = fit(experiment, services.catalog()) if resolved is None else None
+    await _until(experiment.not_before, segment.log)
+    return experiment, resolved if fitting is None else await _place(segment, fitting)
+
+
+async def _to_resubmit(segment: Segment, records: Mapping[tuple[str, int], TaskRecord]) -> list[str]:
+    """Submissions whose job ended badly, as an earlier try had to tell Airflow.
+
+    That failure gets no retry, so a person cleared the segment, and the job has to be another one.
+    """
+    run, store, found = segment.run, segment.services.store, []
+    for task in segment.tasks:
+        record, judged = records.get((task.id, run.map_index)), task_type(task.type).judges
+        submission = task.parameters.get(judged) if judged else None
+        if record is None or record.state is not TaskState.FAILED or not was_cleared(run, record.try_number):
+            continue
+        if submission in {each.id for each in segment.tasks}:
+            identity = TaskIdentity(run.dag_id, run.run_id, str(submission), run.map_index, run.born)
+            job = await store.latest(identity)
+            if job is not None and job.ended_at is not None and await _ended_badly(store, identity, job):
+                found.append(str(submission))
+    return found
+
+
+async def _ended_badly(store: Any, submission: TaskIdentity, job: Job) -> bool:
+    if job.size is None:
+        return ends_as(job) is not JobState.COMPLETE
+    return any(ends_as(each) is not JobState.COMPLETE for each in await store.latest_elements(submission))
 
 
 class Skipped(Exception):
@@ -229,7 +184,6 @@ async def _run_task(
     resolved: ResolvedExperiment | None,
     fresh: bool,
 ) -> TaskResult:
-    run = segment.run
     started = datetime.now(UTC)
     if len(segment.tasks) > 1:
         segment.log.info("::group::%s", task.id)
@@ -254,25 +208,51 @@ async def _run_task(
         raise
     finally:
         # Cancellation is not an outcome of the task: it leaves no record, and the next run starts it again.
-        if result is not None or message:
-            await segment.services.store.record_task(
-                TaskRecord(
-                    dag_id=run.dag_id,
-                    experiment_id=run.run_id,
-                    task_id=task.id,
-                    map_index=run.map_index,
-                    try_number=run.try_number,
-                    state=TaskState.COMPLETED if result is not None else TaskState.FAILED,
-                    started_at=started,
-                    ended_at=datetime.now(UTC),
-                    result=dict(result.values) if result is not None else {},
-                    error=message,
-                    born=run.born,
-                )
-            )
+        if result is not None:
+            values = {**result.values, SKIPPED: True} if result.skipped else dict(result.values)
+            await _record(segment, task, TaskState.COMPLETED, started, result=values)
+        elif message:
+            await _record(segment, task, TaskState.FAILED, started, error=message)
         if len(segment.tasks) > 1:
             segment.log.info("::endgroup::")
     return result
+
+
+async def _record_unrun(segment: Segment, task: HostedTask, end: End) -> None:
+    if end == "skipped":
+        segment.log.info("%s: skipped, by its trigger rule %s", task.id, task.trigger_rule)
+        await _record(segment, task, TaskState.COMPLETED, datetime.now(UTC), result={SKIPPED: True})
+    else:
+        segment.log.info("%s: not run, by its trigger rule %s", task.id, task.trigger_rule)
+        error = f"not run: what it waits for did not end as {task.trigger_rule} asks"
+        await _record(segment, task, TaskState.CANCELED, datetime.now(UTC), error=error)
+
+
+async def _record(
+    segment: Segment,
+    task: HostedTask,
+    state: TaskState,
+    started: datetime,
+    *,
+    result: Mapping[str, Any] | None = None,
+    error: str = "",
+) -> None:
+    run = segment.run
+    await segment.services.store.record_task(
+        TaskRecord(
+            dag_id=run.dag_id,
+            experiment_id=run.run_id,
+            task_id=task.id,
+            map_index=run.map_index,
+            try_number=run.try_number,
+            state=state,
+            started_at=started,
+            ended_at=datetime.now(UTC),
+            result=result or {},
+            error=error,
+            born=run.born,
+        )
+    )
 
 
 def make_context(

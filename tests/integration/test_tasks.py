@@ -24,7 +24,8 @@ from airavata_provider.models.identity import experiment_directory
 from airavata_provider.models.job import JobState
 from airavata_provider.ssh.pool import close_pool
 from airavata_provider.ssh.target import Target
-from airavata_provider.triggers.host import HostedTask, Run, Segment, cancel_segment
+from airavata_provider.triggers.host import Segment, cancel_segment
+from airavata_provider.triggers.hosted import HostedTask, Run
 from tests.bed import Bed
 from tests.services import LOG, BedServices
 
