@@ -26,7 +26,7 @@ import psycopg
 
 from benchmarks import admission, monitor
 from benchmarks.limit import submissions_per_hour
-from benchmarks.measure import ConnectionCounter, difference, tree_cpu_seconds
+from benchmarks.measure import ConnectionCounter, difference, machine_cpu_seconds, tree_cpu_seconds
 from benchmarks.setup import EXPERIMENT, bench_airflow
 from benchmarks.webhook import measure_webhook, webhook_table
 from tests.airflow_instance import AirflowInstance
@@ -63,7 +63,8 @@ class Bench:
         }
 
     def cpu(self) -> dict[str, float]:
-        return self.airflow.cpu_seconds() | {n: tree_cpu_seconds(file) for n, file in self._servers.items()}
+        servers = {name: tree_cpu_seconds(file) for name, file in self._servers.items()}
+        return self.airflow.cpu_seconds() | servers | {"machine": machine_cpu_seconds()}
 
     def conf(self, mode: str) -> Mapping[str, Any]:
         return {} if mode == "plain" else {**EXPERIMENT, "pattern": DAGS[mode]}
