@@ -6,7 +6,8 @@ raises. What always holds:
 * News of an ended job's earlier life is kept and changes nothing (``LATE``).
 * Nothing turns an unsuccessful end into ``COMPLETE``; a later unsuccessful end replaces a ``COMPLETE``.
   Whoever waited was woken by the first end, so the record is what tells: its effect is ``CONTRADICTED``.
-* Of two unsuccessful ends the scheduler's own record (:data:`RECORDS`) counts more than the script's word.
+* Of two unsuccessful ends the scheduler's own record (:data:`RECORDS`) counts more than the script's word, and of two
+  of the same kind the one that explains more: "a signal ended it" explains least, as a cancel does it by one, too.
 * ``SUSPENDED``, ``UNKNOWN`` and ``NON_CRITICAL_FAIL`` go on; ``ACTIVE`` → ``QUEUED`` is a requeue.
 * A cancel changes no state: a job that completes while its end is asked for has completed. What its process ends as
   is :func:`ends_as`'s to say.
@@ -29,6 +30,7 @@ from itertools import product
 from types import MappingProxyType
 
 from airavata_provider.models.job import TERMINAL, Effect, EventSource, Job, JobEvent, JobState
+from airavata_provider.models.outcome import Outcome
 
 RECORDS: frozenset[str] = frozenset({EventSource.POLL, EventSource.MAIL, EventSource.CANCEL})
 """Sources that repeat what the scheduler itself holds. All others (a job's script, a plug-in) are hearsay."""
@@ -51,7 +53,8 @@ TRANSITIONS: Mapping[JobState | None, frozenset[JobState]] = MappingProxyType(_N
 corrections.
 """
 
-_SEVERITY = {_S.COMPLETE: 0, _S.CANCELED: 1, _S.FAILED: 2}
+_BY_SIGNAL, _CANCELED = 1, 2
+_SEVERITY = {_S.COMPLETE: 0, _S.CANCELED: _CANCELED, _S.FAILED: 3}
 
 
 class Why(StrEnum):
@@ -72,6 +75,7 @@ class Why(StrEnum):
     NO_SUCCESS = "an end without success stands over a success"
     RECORD = "the scheduler's own record stands over hearsay"
     GRAVER = "of two ends from sources of one kind the graver stands"
+    EXPLAINED = "a cancel ends a job by a signal: of the two ends the cancel explains more"
     OTHER_ID = "it is about another id of the scheduler: ids are used again after a controller's reset"
 
 
@@ -184,22 +188,26 @@ def _end(job: Job, event: JobEvent) -> Decision:
     if job.state is None or not job.state.terminal:
         ended = replace(_with_end(job, event), ended_at=event.at, canceled_at=agreed)
         return Decision(Effect.APPLIED, ended, Why.ENDED)
+    told, held = _weight(event.state, event.source, event.outcome), _weight(job.state, job.state_source, job.outcome)
     if event.state is job.state:
         stronger = event.source in RECORDS and job.state_source not in RECORDS
+        more, less = (event.outcome, job.outcome) if told > held else (job.outcome, event.outcome)
         confirmed = replace(
             job,
             state_source=event.source if stronger else job.state_source,
             exit_code=event.exit_code if job.exit_code is None else job.exit_code,
             signal=event.signal if job.signal is None else job.signal,
             reason=event.reason or job.reason if stronger else job.reason or event.reason,
-            outcome=event.outcome or job.outcome if stronger else job.outcome or event.outcome,
+            # Whatever order they come in, the end weighs as much as the weightiest of them.
+            outcome=more or (None if less is Outcome.SIGNALED else less),
             canceled_at=agreed,
         )
         if confirmed == job:
             return Decision(Effect.CONFIRMED, job, Why.KNOWN)
         return Decision(Effect.CONFIRMED, confirmed, Why.BACKED if stronger else Why.COMPLETED)
-    told, held = _weight(event.state, event.source), _weight(job.state, job.state_source)
     why = next(why for why, a, b in zip(_BY_WEIGHT, told, held, strict=True) if a != b)
+    if why is Why.GRAVER and {told[2], held[2]} == {_BY_SIGNAL, _CANCELED}:
+        why = Why.EXPLAINED
     after = replace(_with_end(job, event) if told > held else job, canceled_at=agreed)
     return Decision(Effect.CONTRADICTED, job if after == job else after, why)
 
@@ -216,13 +224,13 @@ def _with_end(job: Job, event: JobEvent) -> Job:
         outcome=event.outcome,
     )
 
-
 _BY_WEIGHT = (Why.NO_SUCCESS, Why.RECORD, Why.GRAVER)
 
 
-def _weight(state: JobState, source: str) -> tuple[bool, bool, int]:
+def _weight(state: JobState, source: str | None, outcome: Outcome | None) -> tuple[bool, bool, int]:
     """How much an end counts: success least, then hearsay, then by severity; a total order over ends."""
-    return (state is not _S.COMPLETE, source in RECORDS, _SEVERITY[state])
+    by_signal = state is _S.FAILED and outcome is Outcome.SIGNALED
+    return (state is not _S.COMPLETE, source in RECORDS, _BY_SIGNAL if by_signal else _SEVERITY[state])
 
 
 # --- for the docs

@@ -140,7 +140,7 @@ SGE_END = """Job 33 (A_1.x-y) Complete
             9,
         ),
         ("Aborted", "failed opening input file because:\nerror: no such file\n", S.FAILED, O.FAILED, None, None),
-        ("Aborted", "", S.CANCELED, O.CANCELED, None, None),
+        ("Aborted", "", S.FAILED, O.SIGNALED, None, None),
         ("Killed", "", S.CANCELED, O.CANCELED, None, None),
         ("Failed", "", S.FAILED, O.FAILED, None, None),
         ("Suspended", "", S.SUSPENDED, None, None, None),
