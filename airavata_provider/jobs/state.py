@@ -224,6 +224,7 @@ def _with_end(job: Job, event: JobEvent) -> Job:
         outcome=event.outcome,
     )
 
+
 _BY_WEIGHT = (Why.NO_SUCCESS, Why.RECORD, Why.GRAVER)
 
 

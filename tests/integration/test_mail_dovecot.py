@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -22,68 +21,8 @@ import pytest
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import Effect, EventSource, JobState
 from airavata_provider.models.mailbox import Mailbox
-from airavata_provider.monitors.mail.imap import Account
-from airavata_provider.monitors.mail.reader import FolderReader, Pace
 from tests.bed import Bed
-from tests.mailboxes import Maildir, known_job, maildir, message
-
-QUICK = Pace(first=0.1, at_most=0.5, retry=0.1, retry_at_most=0.5)
-BOX = {"name": "box", "connection": "imap"}
-
-
-@pytest.fixture
-def box(bed: Bed) -> Iterator[Maildir]:
-    with maildir(bed) as made:
-        yield made
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
-    store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}", watch_interval=0.05)
-    await store.create_tables()
-    yield store
-    await store.close()
-
-
-@contextlib.asynccontextmanager
-async def reading(
-    store: JobStore, account: Account, mailbox: Mailbox | None = None, *, scheduler: str = "slurm"
-) -> AsyncIterator[None]:
-    """A reader of that mailbox, for as long as the block takes."""
-
-    async def connect() -> Account:
-        return account
-
-    mailbox = mailbox or Mailbox.model_validate(BOX)
-    readers = [
-        FolderReader(mailbox, folder, store=store, account=connect, served={"cluster": scheduler}, pace=QUICK)
-        for folder in mailbox.folders
-    ]
-    tasks = [asyncio.create_task(reader.run()) for reader in readers]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
-async def counts(store: JobStore, folder: str = "INBOX") -> dict[str, int]:
-    mark = await store.mail_folders.read("box", folder)
-    return {} if mark is None else {name: number for name, number in mark.counts.items() if number}
-
-
-async def until(check: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until that is true; it may be a coroutine function."""
-    end = time.monotonic() + seconds
-    while True:
-        found = check()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return
-        assert time.monotonic() < end, "it never became true"
-        await asyncio.sleep(0.05)
+from tests.mailboxes import BOX, Maildir, counts, known_job, mailed, message, reading, told, until
 
 
 def slurm(name: str, native_id: str, what: str = "Ended, Run time 00:00:05, COMPLETED, ExitCode 0") -> str:
@@ -101,13 +40,7 @@ async def test_slurm_jobs_are_followed_by_mail_alone(bed: Bed, bed_dir: str, box
             job = await store.wait(name, 60)
             assert (job.state, job.exit_code, job.state_source) == (state, exit_code, EventSource.MAIL)
             await until(lambda name=name: told(store, name, 2))  # type: ignore[misc]
-            states = {each.event.state for each in await store.events(name) if each.event.source == EventSource.MAIL}
-            assert states == {JobState.ACTIVE, state}
-
-
-async def told(store: JobStore, name: str, number: int) -> bool:
-    events = [each for each in await store.events(name) if each.event.source == EventSource.MAIL]
-    return len(events) >= number
+            assert {each.state for each in await mailed(store, name)} == {JobState.ACTIVE, state}
 
 
 @pytest.mark.parametrize(("done", "flag"), [("seen", b"\\Seen"), ("flag", b"\\Flagged"), ("move:Done", None)])
@@ -265,7 +198,7 @@ def own_dovecot(bed: Bed) -> Iterator[tuple[int, Callable[[], None], Callable[[]
 _READER = """
 import asyncio, sys
 from airavata_provider.jobs.store import JobStore
-from tests.integration.test_mail_dovecot import reading
+from tests.mailboxes import reading
 from airavata_provider.monitors.mail.imap import Account
 
 async def main(url, port, user, password):
@@ -323,8 +256,8 @@ async def test_each_message_is_one_event_whoever_is_killed(bed: Bed, box: Maildi
             reader.kill()
             reader.wait()
     for name in names:
-        events = [each for each in await store.events(name) if each.event.source == EventSource.MAIL]
-        assert sorted(each.event.state for each in events) == [JobState.ACTIVE, JobState.COMPLETE], name
+        states = sorted(each.state for each in await mailed(store, name))
+        assert states == [JobState.ACTIVE, JobState.COMPLETE], name
     await store.close()
 
 

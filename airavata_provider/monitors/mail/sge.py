@@ -4,8 +4,8 @@ Subjects, from the sources (``daemons/common/msg_daemons_common.h``, ``msg_qmast
 ``Complete``, ``Aborted``, ``Killed``, ``Suspended``, ``Continued``, ``Rescheduled``, ``Migrates``, ``Set in error
 state``; for an array's element ``Job-array task 33.2 (name) …``. A job that failed is ``Complete`` too: ``Exit
 Status = N`` in the body tells. ``Aborted`` is each job that a signal ended, whoever sent it: one over its limit, one
-that crashed, and one that was deleted, which a ``Killed`` (``was killed by root@host``) has told before: a failure by a
-signal, which the cancel explains where there is one (:mod:`airavata_provider.jobs.state`). Bodies as captured from
+that crashed, and one that was deleted, which a ``Killed`` (``was killed by root@host``) has told before: a failure by
+a signal, which the cancel explains where there is one (:mod:`airavata_provider.jobs.state`). Bodies as captured from
 8.1.9. Pure; no Airflow.
 """
 

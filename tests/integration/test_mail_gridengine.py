@@ -1,0 +1,82 @@
+"""Grid Engine's own mail, from a real 8.1.9 through a real Dovecot into the store: begin, and every kind of end."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.job import EventSource, JobState
+from airavata_provider.models.outcome import Outcome
+from tests.bed import Bed
+from tests.mailboxes import Maildir, known_job, mailed, reading, told, until
+
+S, O = JobState, Outcome  # noqa: E741
+KILL, SEGV = int(signal.SIGKILL), int(signal.SIGSEGV)
+
+Told = tuple[JobState, Outcome | None, int | None, int | None]
+"""State, outcome, exit code, signal."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A job, and what its mail tells.
+
+    :param script: what it runs
+    :param ends: what the mails after the first one say, in any order
+    :param final: what the job is when all are read
+    :param options: of ``qsub``
+    """
+
+    script: str
+    ends: tuple[Told, ...]
+    final: Told
+    options: str = ""
+
+
+BEGUN: Told = (S.ACTIVE, None, None, None)
+GOOD: Told = (S.COMPLETE, O.COMPLETED, 0, None)
+BAD: Told = (S.FAILED, O.FAILED, 3, None)
+CRASH: Told = (S.FAILED, O.SIGNALED, None, SEGV)
+KILLED: Told = (S.FAILED, O.SIGNALED, None, KILL)
+DELETED: Told = (S.CANCELED, O.CANCELED, None, None)
+
+CASES = {
+    "mail-good_1.x": Case("exit 0", (GOOD,), GOOD),
+    "mail-bad": Case("exit 3", (BAD,), BAD),
+    "mail-crash": Case("kill -SEGV $$", (CRASH,), CRASH),
+    # Grid Engine's message names three limits at once, so it tells of none.
+    "mail-limit": Case("exec sleep 100", (KILLED,), KILLED, "-l h_rt=00:00:01"),
+    "mail-deleted": Case("exec sleep 100", (DELETED, KILLED), DELETED),
+}
+
+
+async def test_grid_engine_jobs_are_followed_by_mail_alone(
+    bed: Bed, bed_dir: str, box: Maildir, store: JobStore
+) -> None:
+    ids = {}
+    async with reading(store, box.account, scheduler="sge"):
+        for name, case in CASES.items():
+            mail = f"-M {box.name}@cluster.test -m beas"
+            place = f"-wd {bed_dir} -o /dev/null -j y -S /bin/sh"
+            done = bed.run(f"echo '{case.script}' | qsub -terse -N {name} {mail} {place} {case.options}")
+            ids[name] = done.stdout.strip()
+            await known_job(store, name, ids[name])
+        await until(lambda: told(store, "mail-deleted", 1))
+        bed.run(f"qdel {ids['mail-deleted']}")
+        for name, case in CASES.items():
+            await until(lambda name=name, case=case: told(store, name, 1 + len(case.ends)), 30)  # type: ignore[misc]
+    for name, case in CASES.items():
+        events = [(each.state, each.outcome, each.exit_code, each.signal) for each in await mailed(store, name)]
+        assert sorted(events, key=str) == sorted([BEGUN, *case.ends], key=str), name
+        job = await store.job(name)
+        assert job is not None
+        assert (job.state, job.outcome, job.exit_code, job.signal) == case.final, name
+        assert job.state_source == EventSource.MAIL
+    deleted, limited = await store.job("mail-deleted"), await store.job("mail-limit")
+    assert deleted is not None
+    assert limited is not None
+    assert " limit" in limited.reason
+    assert deleted.reason.startswith(f"was killed by {bed.ssh_user}@")
+    assert all(b"\\Seen" in flags for flags in box.flags().values())
+    assert len(box.flags()) == sum(1 + len(case.ends) for case in CASES.values())
