@@ -212,7 +212,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 async def test_each_message_is_one_event_whoever_is_killed(bed: Bed, box: Maildir, postgres_db: str) -> None:
-    """Reader, server and the database's connections are killed at random moments while jobs' mail comes in."""
+    """Reader, server and database go away at random moments while jobs' mail comes in, and come back."""
     chance = random.Random(7)
     store = JobStore(postgres_db, watch_interval=0.05)
     await store.create_tables()
@@ -243,7 +243,8 @@ async def test_each_message_is_one_event_whoever_is_killed(bed: Bed, box: Maildi
                 await asyncio.sleep(chance.uniform(0.0, 0.3))
                 start_dovecot()
                 await asyncio.sleep(chance.uniform(0.5, 1.0))
-                cut_off_database(bed, postgres_db)
+                with database_away(bed, postgres_db):
+                    await asyncio.sleep(chance.uniform(0.2, 0.6))
                 await asyncio.sleep(chance.uniform(1.0, 1.5))
                 reader.kill()
                 reader.wait()
@@ -261,12 +262,17 @@ async def test_each_message_is_one_event_whoever_is_killed(bed: Bed, box: Maildi
     await store.close()
 
 
-def cut_off_database(bed: Bed, url: str) -> None:
-    """End every connection to that database, as its server does when it is stopped."""
+@contextlib.contextmanager
+def database_away(bed: Bed, url: str) -> Iterator[None]:
+    """That database as others see it while its server is started again: connections end, and none begins."""
+    name = url.rpartition("/")[2]
     with psycopg.connect(bed.postgres_url, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [url.rpartition("/")[2]]
-        )
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        try:
+            yield
+        finally:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
 async def over(store: JobStore, names: list[str]) -> bool:
