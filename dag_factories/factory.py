@@ -118,6 +118,7 @@ def form() -> dict[str, Param]:
     return {
         "application": Param(None, type=text),
         "compute_resource": Param(None, type=text),
+        "only_on": Param(None, type=["array", "null"], items={"type": "string"}),
         "inputs": Param({}, type="object"),
         "queue": Param(None, type=text),
         "nodes": Param(None, type=number),
