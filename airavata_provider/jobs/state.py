@@ -67,7 +67,7 @@ class Why(StrEnum):
     ENDED = "the job ended"
     GIVEN_UP = "nobody will look for the job any more"
     KNOWN = "this was known"
-    BACKED = "the end was known from hearsay; now the scheduler's own record tells it"
+    BACKED = "the end was known from a source that cannot tell all of it; now the scheduler's own record does"
     COMPLETED = "the end was known; this adds what was missing of it"
     OLDER = "it is older than what is known"
     LONG_SUBMITTED = "the job is past its submission"
@@ -137,6 +137,26 @@ def _cancel_was_waiting(job: Job) -> bool:
     return job.cancel_requested_at is not None and job.canceled_at != job.cancel_requested_at
 
 
+def is_backed(job: Job) -> bool:
+    """Whether the scheduler's own record told the job's end, and told why.
+
+    Mail about a job that a signal ended is not all that the scheduler knows: Grid Engine's is the same for a crash, a
+    limit and a cancel.
+    """
+    return _standing(job.state, job.state_source, job.outcome) == 2
+
+
+def _standing(state: JobState | None, source: str, outcome: Outcome | None) -> int:
+    """What an end's source is worth: 0 for hearsay, 1 for mail that tells of a signal alone, 2 for a record."""
+    if source not in RECORDS:
+        return 0
+    return 1 if source == EventSource.MAIL and _by_signal(state, outcome) else 2
+
+
+def _by_signal(state: JobState | None, outcome: Outcome | None) -> bool:
+    return state is _S.FAILED and outcome is Outcome.SIGNALED
+
+
 def _step(job: Job, event: JobEvent) -> Decision:
     """News that is not an end, of a job that has not ended."""
     state = event.state
@@ -190,7 +210,9 @@ def _end(job: Job, event: JobEvent) -> Decision:
         return Decision(Effect.APPLIED, ended, Why.ENDED)
     told, held = _weight(event.state, event.source, event.outcome), _weight(job.state, job.state_source, job.outcome)
     if event.state is job.state:
-        stronger = event.source in RECORDS and job.state_source not in RECORDS
+        stronger = _standing(event.state, event.source, event.outcome) > _standing(
+            job.state, job.state_source, job.outcome
+        )
         more, less = (event.outcome, job.outcome) if told > held else (job.outcome, event.outcome)
         confirmed = replace(
             job,
@@ -228,10 +250,10 @@ def _with_end(job: Job, event: JobEvent) -> Job:
 _BY_WEIGHT = (Why.NO_SUCCESS, Why.RECORD, Why.GRAVER)
 
 
-def _weight(state: JobState, source: str | None, outcome: Outcome | None) -> tuple[bool, bool, int]:
+def _weight(state: JobState, source: str, outcome: Outcome | None) -> tuple[bool, bool, int]:
     """How much an end counts: success least, then hearsay, then by severity; a total order over ends."""
-    by_signal = state is _S.FAILED and outcome is Outcome.SIGNALED
-    return (state is not _S.COMPLETE, source in RECORDS, _BY_SIGNAL if by_signal else _SEVERITY[state])
+    severity = _BY_SIGNAL if _by_signal(state, outcome) else _SEVERITY[state]
+    return (state is not _S.COMPLETE, source in RECORDS, severity)
 
 
 # --- for the docs

@@ -1,13 +1,20 @@
-"""Grid Engine's own mail, from a real 8.1.9 through a real Dovecot into the store: begin, and every kind of end."""
+"""Grid Engine's own mail, from a real 8.1.9 through a real Dovecot into the store: begin, and every kind of end. What
+mail cannot tell is then looked up in Grid Engine's accounting."""
 
 from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
 
+from airavata_provider.jobs.poller import Poller, Way
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import EventSource, JobState
 from airavata_provider.models.outcome import Outcome
+from airavata_provider.monitors.poll import Patience
+from airavata_provider.monitors.rhythm import Rhythm
+from airavata_provider.schedulers.sge import Sge
+from airavata_provider.ssh.pool import SSHPool
+from airavata_provider.ssh.target import Target
 from tests.bed import Bed
 from tests.mailboxes import Maildir, known_job, mailed, reading, told, until
 
@@ -25,12 +32,14 @@ class Case:
     :param script: what it runs
     :param ends: what the mails after the first one say, in any order
     :param final: what the job is when all are read
+    :param known: its outcome when accounting was asked, too
     :param options: of ``qsub``
     """
 
     script: str
     ends: tuple[Told, ...]
     final: Told
+    known: Outcome
     options: str = ""
 
 
@@ -42,17 +51,17 @@ KILLED: Told = (S.FAILED, O.SIGNALED, None, KILL)
 DELETED: Told = (S.CANCELED, O.CANCELED, None, None)
 
 CASES = {
-    "mail-good_1.x": Case("exit 0", (GOOD,), GOOD),
-    "mail-bad": Case("exit 3", (BAD,), BAD),
-    "mail-crash": Case("kill -SEGV $$", (CRASH,), CRASH),
+    "mail-good_1.x": Case("exit 0", (GOOD,), GOOD, O.COMPLETED),
+    "mail-bad": Case("exit 3", (BAD,), BAD, O.FAILED),
+    "mail-crash": Case("kill -SEGV $$", (CRASH,), CRASH, O.SIGNALED),
     # Grid Engine's message names three limits at once, so it tells of none.
-    "mail-limit": Case("exec sleep 100", (KILLED,), KILLED, "-l h_rt=00:00:01"),
-    "mail-deleted": Case("exec sleep 100", (DELETED, KILLED), DELETED),
+    "mail-limit": Case("exec sleep 100", (KILLED,), KILLED, O.WALLTIME, "-l h_rt=00:00:01"),
+    "mail-deleted": Case("exec sleep 100", (DELETED, KILLED), DELETED, O.CANCELED),
 }
 
 
 async def test_grid_engine_jobs_are_followed_by_mail_alone(
-    bed: Bed, bed_dir: str, box: Maildir, store: JobStore
+    bed: Bed, ssh_target: Target, bed_dir: str, box: Maildir, store: JobStore
 ) -> None:
     ids = {}
     async with reading(store, box.account, scheduler="sge"):
@@ -80,3 +89,14 @@ async def test_grid_engine_jobs_are_followed_by_mail_alone(
     assert deleted.reason.startswith(f"was killed by {bed.ssh_user}@")
     assert all(b"\\Seen" in flags for flags in box.flags().values())
     assert len(box.flags()) == sum(1 + len(case.ends) for case in CASES.values())
+    pool = SSHPool()
+    try:
+
+        async def way(resource: str) -> Way:
+            return Way(pool.host(ssh_target), Sge())
+
+        await Poller(store, "cluster", Rhythm(base=0.0), Patience()).poll(way)
+    finally:
+        await pool.close()
+    outcomes = {name: (await store.job(name)).outcome for name in CASES}  # type: ignore[union-attr]
+    assert outcomes == {name: case.known for name, case in CASES.items()}

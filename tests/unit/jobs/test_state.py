@@ -13,6 +13,7 @@ from airavata_provider.jobs.state import (
     Why,
     decide,
     ends_as,
+    is_backed,
     markdown_table,
     mermaid_diagram,
 )
@@ -163,6 +164,19 @@ def test_what_explains_more_than_a_signal_is_the_outcome(order: tuple[int, int])
     ]
     job, effects = follow([news[each] for each in order])
     assert (job.outcome, job.signal, effects[-1]) == (Outcome.WALLTIME, 9, Effect.CONFIRMED)
+
+
+def test_mail_of_a_signal_leaves_the_why_open() -> None:
+    mail = make_event(S.FAILED, 1, source="mail", outcome=Outcome.SIGNALED, signal=9, reason="Aborted")
+    told, _ = follow([mail])
+    assert not is_backed(told)
+    assert is_backed(follow([make_event(S.FAILED, 1, source="mail", outcome=Outcome.FAILED)])[0])
+    for outcome in (Outcome.SIGNALED, Outcome.WALLTIME):
+        poll = make_event(S.FAILED, 2, source="poll", outcome=outcome, reason="accounting's words")
+        job, effects = follow([poll], told)
+        assert effects == [Effect.CONFIRMED]
+        assert is_backed(job)
+        assert (job.outcome, job.reason) == (outcome, "accounting's words")
 
 
 def test_failed_never_becomes_complete() -> None:
