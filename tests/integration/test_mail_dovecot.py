@@ -11,20 +11,25 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
+from airflow.sdk import Connection
 from imapclient import IMAPClient
 
 from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.catalog import load_catalog
 from airavata_provider.models.job import Effect, EventSource, JobState
 from airavata_provider.models.mailbox import Mailbox
+from airavata_provider.monitors.base import MonitorContext
+from airavata_provider.monitors.mail.monitor import MailMonitor
 from airavata_provider.monitors.mail.reader import BATCH
 from tests.bed import Bed
-from tests.mailboxes import BOX, Maildir, counts, known_job, mailed, message, reading, told, until
+from tests.mailboxes import BOX, Maildir, counts, known_job, maildir, mailed, message, reading, told, until
 
 
 def slurm(name: str, native_id: str, what: str = "Ended, Run time 00:00:05, COMPLETED, ExitCode 0") -> str:
@@ -126,6 +131,64 @@ async def newer(store: JobStore, number: int) -> bool:
     return (await counts(store, "Jobs")).get("news", 0) == number
 
 
+_CATALOG = """
+compute_resources:
+  alpha: {connection: c, scheduler: slurm, scratch: /scratch}
+  beta: {connection: c, scheduler: slurm, scratch: /scratch}
+mailboxes:
+  polled: {connection: first, idle: false, poll_interval: 1, resources: [alpha], wait: 0}
+  told: {connection: second, folders: [INBOX, Jobs], resources: [beta]}
+"""
+
+
+async def test_several_mailboxes_and_folders_with_and_without_idle(
+    bed: Bed, box: Maildir, store: JobStore, tmp_path: Path
+) -> None:
+    (tmp_path / "catalog.yaml").write_text(_CATALOG)
+    catalog = load_catalog([tmp_path])
+    with maildir(bed) as other:
+        accounts = {"first": box.account, "second": other.account}
+
+        async def connection(name: str) -> Connection:
+            account = accounts[name]
+            return Connection(
+                conn_id=name,
+                conn_type="imap",
+                host=account.host,
+                port=account.port,
+                login=account.user,
+                password=account.password,
+                extra='{"use_ssl": false}',
+            )
+
+        with other.client() as client:
+            client.create_folder("Jobs")
+        listeners = MailMonitor().listeners(MonitorContext(store, lambda: catalog, connection))
+        tasks = [asyncio.create_task(listener.run()) for listener in listeners.values()]
+        try:
+            for number, resource in enumerate(["alpha", "beta", "beta"]):
+                await known_job(store, f"job{number}", str(number), resource)
+            box.deliver(slurm("job1", "1"))  # another cluster's
+            box.deliver(slurm("job0", "0"))
+            other.deliver(slurm("job1", "1"))
+            with other.client() as client:
+                client.append("Jobs", message(slurm("job2", "2")))
+            for name in ("job0", "job1", "job2"):
+                assert (await store.wait(name, 10)).state is JobState.COMPLETE
+            await until(lambda: counted(store, {"polled": {"mismatched": 1, "news": 1}, "told": {"news": 2}}))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
+async def counted(store: JobStore, expected: dict[str, dict[str, int]]) -> bool:
+    found: dict[str, Counter[str]] = {}
+    for mark in await store.mail_folders.all():
+        found.setdefault(mark.mailbox, Counter()).update(mark.counts)
+    return {name: dict(+each) for name, each in found.items()} == expected
+
+
 async def test_old_mail_is_fetched_once_in_few_commands_and_holds_nobody_up(
     box: Maildir, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +280,8 @@ import asyncio, sys
 from airavata_provider.jobs.store import JobStore
 from tests.mailboxes import reading
 from airavata_provider.monitors.mail.imap import Account
+from airavata_provider.monitors.base import MonitorContext
+from airavata_provider.monitors.mail.monitor import MailMonitor
 from airavata_provider.monitors.mail.reader import BATCH
 
 async def main(url, port, user, password):
