@@ -127,7 +127,10 @@ class Queries(Records):
     async def unbacked_jobs(self, resource: str, since: datetime) -> list[Job]:
         """Jobs of a resource that ended since then and whose ends are not :func:`~.state.is_backed` yet."""
         column = tables.job.c
-        by_signal = and_(column.state == JobState.FAILED, column.outcome == Outcome.SIGNALED)
+        by_signal = or_(
+            and_(column.state == JobState.FAILED, column.outcome == Outcome.SIGNALED),
+            and_(column.state == JobState.CANCELED, column.signal.is_not(None)),
+        )
         return await self._jobs(
             select(tables.job)
             .where(column.ended_at >= since, column.resource == resource, column.native_id.is_not(None))

@@ -54,7 +54,7 @@ corrections.
 """
 
 _BY_SIGNAL, _CANCELED = 1, 2
-_SEVERITY = {_S.COMPLETE: 0, _S.CANCELED: _CANCELED, _S.FAILED: 3}
+_SEVERITY: Mapping[JobState | None, int] = {_S.COMPLETE: 0, _S.CANCELED: _CANCELED, _S.FAILED: 3}
 
 
 class Why(StrEnum):
@@ -141,20 +141,22 @@ def is_backed(job: Job) -> bool:
     """Whether the scheduler's own record told the job's end, and told why.
 
     Mail about a job that a signal ended is not all that the scheduler knows: Grid Engine's is the same for a crash, a
-    limit and a cancel.
+    limit and a cancel, PBS's for a cancel and a limit.
     """
-    return _standing(job.state, job.state_source, job.outcome) == 2
+    return _standing(job) == 2
 
 
-def _standing(state: JobState | None, source: str, outcome: Outcome | None) -> int:
+def _standing(end: Job | JobEvent) -> int:
     """What an end's source is worth: 0 for hearsay, 1 for mail that tells of a signal alone, 2 for a record."""
+    source = end.source if isinstance(end, JobEvent) else end.state_source
     if source not in RECORDS:
         return 0
-    return 1 if source == EventSource.MAIL and _by_signal(state, outcome) else 2
+    by_signal = _by_signal(end) or (end.state is _S.CANCELED and end.signal is not None)
+    return 1 if source == EventSource.MAIL and by_signal else 2
 
 
-def _by_signal(state: JobState | None, outcome: Outcome | None) -> bool:
-    return state is _S.FAILED and outcome is Outcome.SIGNALED
+def _by_signal(end: Job | JobEvent) -> bool:
+    return end.state is _S.FAILED and end.outcome is Outcome.SIGNALED
 
 
 def _step(job: Job, event: JobEvent) -> Decision:
@@ -208,11 +210,9 @@ def _end(job: Job, event: JobEvent) -> Decision:
     if job.state is None or not job.state.terminal:
         ended = replace(_with_end(job, event), ended_at=event.at, canceled_at=agreed)
         return Decision(Effect.APPLIED, ended, Why.ENDED)
-    told, held = _weight(event.state, event.source, event.outcome), _weight(job.state, job.state_source, job.outcome)
+    told, held = _weight(event, event.source), _weight(job, job.state_source)
     if event.state is job.state:
-        stronger = _standing(event.state, event.source, event.outcome) > _standing(
-            job.state, job.state_source, job.outcome
-        )
+        stronger = _standing(event) > _standing(job)
         more, less = (event.outcome, job.outcome) if told > held else (job.outcome, event.outcome)
         confirmed = replace(
             job,
@@ -250,10 +250,10 @@ def _with_end(job: Job, event: JobEvent) -> Job:
 _BY_WEIGHT = (Why.NO_SUCCESS, Why.RECORD, Why.GRAVER)
 
 
-def _weight(state: JobState, source: str, outcome: Outcome | None) -> tuple[bool, bool, int]:
+def _weight(end: Job | JobEvent, source: str) -> tuple[bool, bool, int]:
     """How much an end counts: success least, then hearsay, then by severity; a total order over ends."""
-    severity = _BY_SIGNAL if _by_signal(state, outcome) else _SEVERITY[state]
-    return (state is not _S.COMPLETE, source in RECORDS, severity)
+    severity = _BY_SIGNAL if _by_signal(end) else _SEVERITY[end.state]
+    return (end.state is not _S.COMPLETE, source in RECORDS, severity)
 
 
 # --- for the docs

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from airavata_provider.jobs.poller import Poller, Way
 from airavata_provider.jobs.store import JobStore
-from airavata_provider.models.job import EventSource, JobState
+from airavata_provider.models.job import EventSource, Job, JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.poll import Patience
 from airavata_provider.monitors.rhythm import Rhythm
@@ -71,10 +72,14 @@ async def test_grid_engine_jobs_are_followed_by_mail_alone(
             done = bed.run(f"echo '{case.script}' | qsub -terse -N {name} {mail} {place} {case.options}")
             ids[name] = done.stdout.strip()
             await known_job(store, name, ids[name])
+        array = await an_array(bed, bed_dir, store, box)
         await until(lambda: told(store, "mail-deleted", 1))
         bed.run(f"qdel {ids['mail-deleted']}")
         for name, case in CASES.items():
             await until(lambda name=name, case=case: told(store, name, 1 + len(case.ends)), 30)  # type: ignore[misc]
+        for element in (0, 1):
+            await until(lambda element=element: told(store, f"{array}.{element}", 2), 30)  # type: ignore[misc]
+            assert (await mailed(store, f"{array}.{element}"))[-1].exit_code == 10 + element
     for name, case in CASES.items():
         events = [(each.state, each.outcome, each.exit_code, each.signal) for each in await mailed(store, name)]
         assert sorted(events, key=str) == sorted([BEGUN, *case.ends], key=str), name
@@ -88,7 +93,7 @@ async def test_grid_engine_jobs_are_followed_by_mail_alone(
     assert " limit" in limited.reason
     assert deleted.reason.startswith(f"was killed by {bed.ssh_user}@")
     assert all(b"\\Seen" in flags for flags in box.flags().values())
-    assert len(box.flags()) == sum(1 + len(case.ends) for case in CASES.values())
+    assert len(box.flags()) == 4 + sum(1 + len(case.ends) for case in CASES.values())
     pool = SSHPool()
     try:
 
@@ -100,3 +105,14 @@ async def test_grid_engine_jobs_are_followed_by_mail_alone(
         await pool.close()
     outcomes = {name: (await store.job(name)).outcome for name in CASES}  # type: ignore[union-attr]
     assert outcomes == {name: case.known for name, case in CASES.items()}
+
+
+async def an_array(bed: Bed, bed_dir: str, store: JobStore, box: Maildir) -> str:
+    """An array of two elements, in scheduler and store; its name. The element 0 ends with 10, 1 with 11."""
+    name = "mail-array"
+    options = f"-terse -t 1-2 -N {name} -M {box.name}@cluster.test -m bea -wd {bed_dir} -o /dev/null -j y -S /bin/sh"
+    done = bed.run(f"echo 'exit $((9 + SGE_TASK_ID))' | qsub {options}")
+    job = Job(name, "dag", "array", name, -1, 1, resource="cluster", directory="/s", created_at=datetime.now(UTC))
+    await store.intend_array(job, [0, 1])
+    await store.submitted(name, done.stdout.partition(".")[0].strip(), datetime.now(UTC), Sge().element_id)
+    return name

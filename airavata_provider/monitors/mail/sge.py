@@ -73,7 +73,8 @@ def decode(mail: Mail) -> MailNews | None:
             outcome, reason = _limited(limit[1]), limit[1]
         elif number is not None or reason == "Aborted":
             outcome = Outcome.SIGNALED
-    index = int(found["index"]) if found["index"] else None
+    # Tasks count from 1, elements from 0.
+    index = int(found["index"]) - 1 if found["index"] else None
     return MailNews(
         native_id=found["id"],
         name=found["name"],
@@ -84,7 +85,7 @@ def decode(mail: Mail) -> MailNews | None:
         signal=number,
         reason=reason,
         index=index,
-        other_ids=() if index is None else (f"{found['id']}.{index}",),
+        other_ids=() if index is None else (f"{found['id']}.{found['index']}",),
     )
 
 

@@ -171,6 +171,8 @@ def test_mail_of_a_signal_leaves_the_why_open() -> None:
     told, _ = follow([mail])
     assert not is_backed(told)
     assert is_backed(follow([make_event(S.FAILED, 1, source="mail", outcome=Outcome.FAILED)])[0])
+    assert is_backed(follow([make_event(S.CANCELED, 1, source="mail")])[0])
+    assert not is_backed(follow([make_event(S.CANCELED, 1, source="mail", signal=15)])[0])
     for outcome in (Outcome.SIGNALED, Outcome.WALLTIME):
         poll = make_event(S.FAILED, 2, source="poll", outcome=outcome, reason="accounting's words")
         job, effects = follow([poll], told)
