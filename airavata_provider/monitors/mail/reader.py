@@ -149,7 +149,7 @@ class FolderReader:
 
     def _next_pause(self) -> float:
         self._failures += 1
-        return min(self._pace.first * 2 ** min(self._failures - 1, 20), self._pace.at_most)
+        return min(self._pace.first * 2.0 ** min(self._failures - 1, 20), self._pace.at_most)
 
     async def _session(self) -> None:
         folder = Folder(await self._account(), self._mailbox, self._name)

@@ -13,7 +13,7 @@ from airavata_provider.monitors.mail.message import read
 from airavata_provider.monitors.mail.news import MailNews, decoder
 from airavata_provider.schedulers.base import Scheduler
 from airavata_provider.schedulers.fork import Fork
-from airavata_provider.schedulers.registry import scheduler
+from airavata_provider.schedulers.registry import known_schedulers, scheduler
 from tests.unit.jobs.factory import make_job
 
 AT = datetime(2031, 5, 6, 12, tzinfo=UTC)
@@ -110,6 +110,10 @@ def test_each_schedulers_elements_are_told_apart(
     told = [] if said is None else [(word, said)]
     found = job_of(told, [array, *elements], {"cluster": word}, {word: adaptor})
     assert (found and found[0]) == (None if index is None else elements[index])
+
+
+def test_every_scheduler_that_writes_mail_has_a_decoder() -> None:
+    assert {word for word in known_schedulers() if decoder(word) is None} <= {"fork"}
 
 
 def test_an_array_itself_has_no_news() -> None:
