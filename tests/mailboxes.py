@@ -94,7 +94,12 @@ def maildir(bed: Bed, name: str | None = None) -> Iterator[Maildir]:
     try:
         yield Maildir(name, path, Account("127.0.0.1", bed.imap_port, name, bed.imap_password, use_ssl=False))
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        for _ in range(50):
+            # The server may write there for as long as somebody reads.
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+            time.sleep(0.1)
 
 
 async def known_job(store: JobStore, name: str, native_id: str | None, resource: str = "cluster") -> Job:
