@@ -125,6 +125,7 @@ def form() -> dict[str, Param]:
     schemas: dict[str, tuple[Any, dict[str, Any]]] = {
         "application": (None, {"type": text}),
         "compute_resource": (None, {"type": text}),
+        "only_on": (None, {"type": ["array", "null"], "items": {"type": "string"}}),
         "inputs": ({}, {"type": "object"}),
         "queue": (None, {"type": text}),
         "nodes": (None, {"type": number}),

@@ -228,6 +228,17 @@ class AirflowInstance(AirflowREST):
         psutil.wait_procs(doomed, timeout=10)
         self._running.pop(name).wait()
 
+    def component_of(self, pid: int) -> str:
+        """The component that a process belongs to.
+
+        :raises AirflowError: none of this instance's
+        """
+        for name, started in self._running.items():
+            component = psutil.Process(started.pid)
+            if pid in (component.pid, *(child.pid for child in component.children(recursive=True))):
+                return name
+        raise AirflowError(f"process {pid} belongs to no component")
+
     def restart(self, name: str) -> None:
         """:meth:`kill`, then :meth:`launch`."""
         self.kill(name)

@@ -9,14 +9,15 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, case, exists, func, or_, select
+from sqlalchemy import Select, and_, case, exists, func, or_, select
 
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.records import Records
 from airavata_provider.jobs.rows import StoredEvent, job_from, stored_event
 from airavata_provider.jobs.state import RECORDS
 from airavata_provider.models.identity import TaskIdentity
-from airavata_provider.models.job import TERMINAL, Job, JobState
+from airavata_provider.models.job import TERMINAL, EventSource, Job, JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.rhythm import Hearing
 
 # Names in one statement: far below every database's limit of bound values.
@@ -124,13 +125,22 @@ class Queries(Records):
         return {row["resource"]: bool(row["unsettled"]) for row in rows}
 
     async def unbacked_jobs(self, resource: str, since: datetime) -> list[Job]:
-        """Jobs of a resource that ended since then by hearsay alone: not yet by the scheduler's own record."""
+        """Jobs of a resource that ended since then and whose ends are not :func:`~.state.is_backed` yet."""
         column = tables.job.c
+        by_signal = or_(
+            and_(column.state == JobState.FAILED, column.outcome == Outcome.SIGNALED),
+            and_(column.state == JobState.CANCELED, column.signal.is_not(None)),
+        )
         return await self._jobs(
             select(tables.job)
             .where(column.ended_at >= since, column.resource == resource, column.native_id.is_not(None))
-            .where(column.state.in_(sorted(TERMINAL)), column.state_source.not_in(sorted(RECORDS)))
-            .where(column.size.is_(None))
+            .where(column.state.in_(sorted(TERMINAL)), column.size.is_(None))
+            .where(
+                or_(
+                    column.state_source.not_in(sorted(RECORDS)),
+                    and_(by_signal, column.state_source == EventSource.MAIL),
+                )
+            )
             .order_by(column.ended_at, column.name)
         )
 

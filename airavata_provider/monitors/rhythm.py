@@ -76,8 +76,8 @@ def pause(job: Job, now: datetime, rhythm: Rhythm, hearing: Hearing, *, asked: b
     :param asked: whether it was asked about before by whoever asks now
     """
     if job.state is not None and job.state.terminal:
-        # Told by the script alone: the scheduler's own word is wanted, and is not urgent.
-        return rhythm.ceiling if asked else rhythm.base
+        # The scheduler's own word is wanted still, of a success not urgently; why a job failed, somebody waits for.
+        return rhythm.ceiling if asked and job.state is JobState.COMPLETE else rhythm.base
     if job.state is JobState.NON_CRITICAL_FAIL:
         return min(rhythm.settle, rhythm.base)
     near = _near_its_end(job, now)

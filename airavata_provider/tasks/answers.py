@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from airavata_provider.errors import AiravataError, JobFailed, StoreError, SubmissionRefused, SubmissionUncertain
-from airavata_provider.jobs.state import RECORDS
+from airavata_provider.jobs.state import is_backed
 from airavata_provider.models.job import Job, JobState
 from airavata_provider.models.resource import ComputeResource
 from airavata_provider.models.rules import Rule, Sizes, next_attempt, outcome_of
@@ -41,7 +41,7 @@ async def answer(context: TaskContext[Any], rules: Sequence[Rule], job: Job) -> 
     if not rules or submission is None or not _failed(job):
         return None
     store = context.services.store
-    if job.state_source not in RECORDS:
+    if not is_backed(job):
         context.log.info("Job %s has failed; waiting for the scheduler's own words", job.native_id)
         job = await _patiently(context, job)
         if not _failed(job):
@@ -105,9 +105,7 @@ def _failed(job: Job) -> bool:
 async def _patiently(context: TaskContext[Any], job: Job) -> Job:
     """The job, once the scheduler's own record tells its end, or as it is after :data:`RECORD_S`."""
     try:
-        return await context.services.store.wait(
-            job.name, timeout_s=RECORD_S, until=lambda each: each.state_source in RECORDS
-        )
+        return await context.services.store.wait(job.name, timeout_s=RECORD_S, until=is_backed)
     except StoreError as error:
         context.log.warning("The job store does not answer: %s", error)
         return job

@@ -11,8 +11,9 @@ import pytest
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airavata_provider.errors import PatternError
+from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.pattern_folders import builtin_patterns
-from dag_factories.factory import dag_from_file
+from dag_factories.factory import dag_from_file, form
 
 PATTERNS = sorted(builtin_patterns().glob("*.yaml"))
 
@@ -27,6 +28,14 @@ def test_every_pattern_becomes_a_small_dag(path: Path) -> None:
     back = DagSerialization.from_dict(data)
     for task in back.tasks:
         assert task.start_from_trigger or task.task_id == "parse"
+
+
+def test_the_forms_fields_are_the_requests() -> None:
+    shown = form()
+    assert set(shown) <= set(Experiment.model_fields)
+    for value in (None, ["demo", "sensitive"]):
+        assert shown["only_on"].resolve(value) == value
+    assert len(json.dumps([each.schema for each in shown.values()])) < 1200
 
 
 def test_tasks_know_their_submission() -> None:

@@ -12,6 +12,7 @@ from airavata_provider.errors import ConnectFailed
 from airavata_provider.jobs.poller import Poller, Way
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import Effect, Job, JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.poll import Patience
 from airavata_provider.monitors.rhythm import Rhythm
 from airavata_provider.schedulers.base import CommandResult
@@ -116,6 +117,19 @@ async def test_the_scripts_success_is_backed_once_without_the_history(site: Site
     await site.poll()
     assert site.cluster.calls == [("status", ["id-a1"])]
     assert (await site.job()).state_source == "poll"
+
+
+async def test_mail_of_a_signal_is_looked_up_once(site: Site) -> None:
+    await site.submitted()
+    await site.store.append(make_event(S.FAILED, 0, source="mail", outcome=Outcome.SIGNALED, signal=9))
+    site.cluster.queue["id-a1"] = ("FAILED", None)
+    site.cluster.history["id-a1"] = ("FAILED", 0)
+    await site.poll()
+    job = await site.job()
+    assert (job.state, job.signal, job.state_source) == (S.FAILED, 9, "poll")
+    site.cluster.calls.clear()
+    await site.poll()
+    assert site.cluster.calls == []
 
 
 async def test_an_end_is_not_revived_by_a_scheduler_that_is_slow_to_see_it(site: Site) -> None:

@@ -41,6 +41,7 @@ def job_in(state: JobState | None = S.ACTIVE, **values: object) -> Job:
         (job_in(S.QUEUED, started_at=None), 3600, Hearing(ended=2, told=2), 30),
         (job_in(S.NON_CRITICAL_FAIL), 3600, HEARD, 5),
         (job_in(S.COMPLETE), 3600, HEARD, 300),
+        (job_in(S.FAILED), 3600, HEARD, 30),
         (job_in(S.UNKNOWN), 3600, DEAF, 30),
     ],
 )

@@ -275,10 +275,13 @@ async def test_killed_anywhere_and_run_again_it_ends_the_same(
 
 
 @pytest.mark.parametrize("rules", [True, False])
-async def test_a_scripts_word_waits_for_the_schedulers(
-    world: World, caplog: pytest.LogCaptureFixture, rules: bool
+@pytest.mark.parametrize(
+    ("source", "outcome"), [(EventSource.WEBHOOK, None), (EventSource.MAIL, Outcome.SIGNALED)], ids=["script", "mail"]
+)
+async def test_a_word_that_cannot_tell_why_waits_for_the_schedulers_record(
+    world: World, caplog: pytest.LogCaptureFixture, source: EventSource, outcome: Outcome | None, rules: bool
 ) -> None:
-    """To the script, a job that lacked memory is one that was killed."""
+    """To the script, and to some schedulers' mail, a job that lacked memory is one that was killed."""
     caplog.set_level(logging.INFO)
     context = world.monitor(TWICE if rules else {"outcome": "WALLTIME", "walltime": "*2"})
     name = job_name(TASK)
@@ -287,7 +290,7 @@ async def test_a_scripts_word_waits_for_the_schedulers(
         make_job(name, dag_id="dag", experiment_id="e", task_id="submit", born="born", queue="debug", request=request)
     )
     await world.store.submitted(name, "7", datetime.now(UTC))
-    await world.end(name, JobState.FAILED, None, source=EventSource.WEBHOOK, exit_code=137)
+    await world.end(name, JobState.FAILED, outcome, source=source, exit_code=137)
     waiting = asyncio.create_task(Monitor().run(context))
     await until(lambda: "waiting for the scheduler's own words" in caplog.text)
     assert world.tried == []
