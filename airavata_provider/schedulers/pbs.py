@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from airavata_provider.errors import AnswerUnreadable, ConfigurationError, SubmissionRefused, SubmissionUncertain
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import ends, frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
 from airavata_provider.schedulers.pbs_answers import (
@@ -28,10 +29,9 @@ from airavata_provider.schedulers.pbs_answers import (
     sequence,
     status,
     unexplained,
-    with_record,
 )
 from airavata_provider.schedulers.pbs_options import PBS_OPTIONS, plain_path
-from airavata_provider.schedulers.record import control_directory, make_directories, parse_exit_record
+from airavata_provider.schedulers.record import control_directory, make_directories
 from airavata_provider.schedulers.request import JobRequest, Option
 
 _ENVIRONMENT = "unset PBS_QSTAT_NO_COMPLETE PBS_QSTAT_EXECONLY"
@@ -167,7 +167,7 @@ class PBSFamily(Scheduler):
         """States by id. An ended job whose status PBS does not tell is left to the history."""
         answer = _shown(frame.whole(result.stdout, "queue", stderr=result.stderr), jobs)
         found = {ref.native_id: status(job, ref) for ref, job in answer}
-        # An element's X has no exit status before version 20; the job's own record has.
+        # An element's X has no exit status before version 20; the job's own record has one.
         return {i: each for i, each in found.items() if not _untold(each)}
 
     def history_command(self, jobs: Sequence[JobRef]) -> str:
@@ -189,7 +189,7 @@ class PBSFamily(Scheduler):
 
     def parse_history(self, result: CommandResult, jobs: Sequence[JobRef]) -> Mapping[str, JobStatus]:
         """Ends. A record of a job that PBS still has in its queue is none: the job was started again."""
-        records = _labelled(frame.whole(result.stdout, "records", stderr=result.stderr).lines)
+        own = ends.records(frame.whole(result.stdout, "records", stderr=result.stderr).lines, jobs, sequence)
         words = _labelled(frame.whole(result.stdout, "words", stderr=result.stderr).lines)
         queue = frame.whole(result.stdout, "queue", stderr=result.stderr)
         found = {
@@ -201,10 +201,7 @@ class PBSFamily(Scheduler):
             end = found.get(ref.native_id)
             if end is not None and not end.state.terminal:
                 continue
-            record = next((r for text in records.get(ref.native_id, ()) if (r := parse_exit_record(text))), None)
-            if record is not None and sequence(record.native_id) == sequence(ref.native_id):
-                end = with_record(end, record, ref)
-            if end is not None:
+            if (end := ends.joined(end, own.get(ref.native_id), ref)) is not None:
                 ended[ref.native_id] = end
         return ended
 
@@ -302,7 +299,7 @@ def _shown(answer: frame.Frame, jobs: Sequence[JobRef]) -> list[tuple[JobRef, At
 
 
 def _untold(end: JobStatus) -> bool:
-    return end.state.terminal and end.exit_code is None and end.native_state == "X"
+    return end.state.terminal and end.outcome is Outcome.UNKNOWN
 
 
 def _labelled(lines: Iterable[str]) -> Mapping[str, list[str]]:

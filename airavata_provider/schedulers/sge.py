@@ -28,9 +28,9 @@ from typing import ClassVar
 from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
-from airavata_provider.schedulers import frame, sge_options, sge_states
+from airavata_provider.schedulers import ends, frame, sge_options, sge_states
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
-from airavata_provider.schedulers.record import ExitRecord, control_directory, parse_exit_record
+from airavata_provider.schedulers.record import ExitRecord, control_directory
 from airavata_provider.schedulers.request import JobRequest, Option
 from airavata_provider.schedulers.sge_states import Account, Key, key_of
 
@@ -55,8 +55,8 @@ _NO_SUCH_JOB = re.compile(r"job (?:name|id) \S+ not found")
 
 _TOLD = """\
 airavata_told() { # ID CONTROL: what the job itself, and whoever cancelled it, left
-  [ -s "$2/exit" ] && IFS= read -r airavata_line <"$2/exit" && printf '%s|RECORD|%s\\n' "$1" "$airavata_line"
-  [ -s "$2/cancel" ] && printf '%s|CANCEL|\\n' "$1"
+  [ -s "$2/exit" ] && IFS= read -r airavata_line <"$2/exit" && printf '%s|%s\\n' "$1" "$airavata_line"
+  [ -s "$2/cancel" ] && printf '%s|CANCEL\\n' "$1"
   return 0
 }"""
 
@@ -208,27 +208,21 @@ class Sge(Scheduler):
         The outcome is Grid Engine's, the exit code the script's own. A job that neither left anything was deleted
         while it waited, if it was us who deleted it; else nobody knows.
         """
-        records: dict[str, ExitRecord] = {}
-        cancelled: set[str] = set()
-        for line in frame.whole(result.stdout, "told", stderr=result.stderr).lines:
-            native_id, _, rest = line.partition("|")
-            kind, _, text = rest.partition("|")
-            if kind == "CANCEL":
-                cancelled.add(native_id)
-            elif kind == "RECORD" and (record := parse_exit_record(text)) and record.native_id == native_id:
-                records[native_id] = record
+        told = frame.whole(result.stdout, "told", stderr=result.stderr).lines
+        records = ends.records(told, jobs)
+        cancelled = {line.removesuffix("|CANCEL") for line in told if line.endswith("|CANCEL")}
         answer = frame.whole(result.stdout, "accounting", stderr=result.stderr)
         accounts = sge_states.accounts_of(answer.lines)
         fault = _fault(answer)
-        ends: dict[str, JobStatus] = {}
+        found: dict[str, JobStatus] = {}
         for job in jobs:
             runs = [run for run in accounts.get(key_of(job.native_id), ()) if run.name == job.name]
             end = _end(job, runs, records.get(job.native_id), job.native_id in cancelled and not fault)
             if end is not None:
-                ends[job.native_id] = end
-        if fault and not ends and jobs:
+                found[job.native_id] = end
+        if fault and not found and jobs:
             raise AnswerUnreadable(f"qacct: {fault}")
-        return ends
+        return found
 
     def cancel_command(self, jobs: Sequence[JobRef]) -> str:
         """``qdel`` for those of the jobs that are still there under their names, each marked as ours to end; no other
@@ -347,32 +341,16 @@ def _fault(answer: frame.Frame) -> str | None:
 
 def _end(job: JobRef, runs: Sequence[Account], record: ExitRecord | None, cancelled: bool) -> JobStatus | None:
     """How a job that left the queue ended, from all that is known of it; None: nobody can tell, or not yet."""
-    if not runs or runs[-1].failed in sge_states.AGAIN:
-        # A record of a run that accounting does not know yet is the last one's: nothing starts the job any more.
-        if record is not None and record.restart >= len(runs):
-            return _recorded(job, record, cancelled)
-        if cancelled:
-            return JobStatus(
-                job.native_id, JobState.CANCELED, "deleted", job.name, reason="qdel", outcome=Outcome.CANCELED
-            )
-        return None
+    again = not runs or runs[-1].failed in sge_states.AGAIN
+    # Of a run that accounting does not know yet, too: nothing starts the job any more, so it was the last.
+    last = len(runs) if again else len(runs) - 1
+    if record is not None and record.restart < last:
+        record = None
+    if again:
+        if record is None and cancelled:
+            why = Outcome.CANCELED
+            return JobStatus(job.native_id, JobState.CANCELED, "deleted", job.name, reason="qdel", outcome=why)
+        return ends.joined(None, record, job, cancelled=cancelled)
     state, outcome, code, signal, words = sge_states.end_of(runs[-1])
-    native = f"failed {runs[-1].failed}"
-    if record is not None and record.restart >= len(runs) - 1 and state is not JobState.COMPLETE:
-        code, signal, words = record.exit_code, record.signal, words or record.reason
-    if cancelled and outcome in (Outcome.CANCELED, Outcome.SIGNALED):
-        state, outcome = JobState.CANCELED, Outcome.CANCELED
-    return JobStatus(job.native_id, state, native, job.name, code, signal, words, outcome)
-
-
-def _recorded(job: JobRef, record: ExitRecord, cancelled: bool) -> JobStatus:
-    state, outcome = JobState.FAILED, Outcome.FAILED
-    if record.reason and cancelled:
-        state, outcome = JobState.CANCELED, Outcome.CANCELED
-    elif record.reason or record.signal is not None:
-        outcome = Outcome.SIGNALED
-    elif record.exit_code == 0:
-        state, outcome = JobState.COMPLETE, Outcome.COMPLETED
-    return JobStatus(
-        job.native_id, state, "EXIT RECORD", job.name, record.exit_code, record.signal, record.reason, outcome
-    )
+    end = JobStatus(job.native_id, state, f"failed {runs[-1].failed}", job.name, code, signal, words, outcome)
+    return ends.joined(end, record, job, cancelled=cancelled)

@@ -25,7 +25,6 @@ from airavata_provider.schedulers.slurm_states import (
     neutral,
     partitions_of,
     status,
-    with_record,
 )
 
 __all__ = ["HISTORY_STATES", "QUEUE_STATES", "Slurm", "neutral"]
@@ -255,8 +254,8 @@ class Slurm(Scheduler):
                     found[job.native_id] = end
         for native_id, record in ends.records(lines, jobs).items():
             # A job that left the queue is not started again, so its record is final.
-            told = found.get(native_id)
-            found[native_id] = with_record(told, record) if told else ends.alone(record, known.by_id[native_id])
+            if (own := ends.joined(found.get(native_id), record, known.by_id[native_id])) is not None:
+                found[native_id] = own
         fault = _fault(accounting)
         elements = frame.unframe(result.stdout, "elements")
         if elements is not None and not _fault(elements) and not fault:
