@@ -25,30 +25,37 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
+from airavata_provider.errors import AnswerUnreadable
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import ends, frame, sge_options, sge_states
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
 from airavata_provider.schedulers.record import ExitRecord, control_directory
 from airavata_provider.schedulers.request import JobRequest, Option
 from airavata_provider.schedulers.sge_states import Account, Key, key_of
 
-_ACCEPTED = re.compile(r"^Your job(?:-array)? (\d+)", re.MULTILINE)
-_TERSE = re.compile(r"^(\d+)(?:\.[\d,:-]+)?\s*$", re.MULTILINE)
-_REFUSED = re.compile(
-    r"unable to run job|job (?:was )?rejected|denied|invalid option|unable to read script|error opening"
-    r"|no suitable queues|unable to initialize environment|is not a valid",
-    re.IGNORECASE,
-)
-_UNCERTAIN = re.compile(
-    r"commlib|unable to (?:send|contact)|failed receiving|got (?:\w+ )*error|time-?out|timed out|answer list"
-    r"|connect|communication|qmaster (?:is )?(?:not|down)",
-    re.IGNORECASE,
-)
-_LATER = re.compile(r"only \d+ jobs are allowed per|try (?:again )?later|temporar", re.IGNORECASE)
 _TIMEOUT_STATUS = 124
-_CANNOT_RUN = (126, 127)
+
+_WORDS = SubmitWords(
+    command="qsub",
+    missing="is Grid Engine in the account's PATH, and SGE_ROOT set?",
+    said=re.compile(r"^Your job(?:-array)? (\d+)", re.MULTILINE),
+    bare=re.compile(r"^(\d+)(?:\.[\d,:-]+)?\s*$", re.MULTILINE),
+    uncertain=re.compile(
+        r"commlib|unable to (?:send|contact)|failed receiving|got (?:\w+ )*error|time-?out|timed out|answer list"
+        r"|connect|communication|qmaster (?:is )?(?:not|down)",
+        re.IGNORECASE,
+    ),
+    # max_u_jobs and max_jobs (sge_conf(5)); what a site's verifier (JSV) calls for now.
+    later=re.compile(r"only \d+ jobs are allowed per|try (?:again )?later|temporar", re.IGNORECASE),
+    # STATUS_NOTOK_DOAGAIN, of those two limits: also where the words are in another language.
+    later_statuses=(25,),
+    refused=re.compile(
+        r"unable to run job|job (?:was )?rejected|denied|invalid option|unable to read script|error opening"
+        r"|no suitable queues|unable to initialize environment|is not a valid",
+        re.IGNORECASE,
+    ),
+)
 
 _NO_ACCOUNTING = re.compile(r"no jobs running since startup|qacct: (?:command )?not found")
 _NO_SUCH_JOB = re.compile(r"job (?:name|id) \S+ not found")
@@ -70,6 +77,7 @@ class Sge(Scheduler):
     name: ClassVar[str] = "sge"
     prefix: ClassVar[str] = sge_options.PREFIX
     options: ClassVar[Sequence[Option]] = sge_options.OPTIONS
+    submit_words: ClassVar[SubmitWords | None] = _WORDS
     native_id_expression: ClassVar[str] = "${JOB_ID:-unknown}$airavata_task"
     index_expression: ClassVar[str | None] = "$((SGE_TASK_ID - 1))"
     restart_expression: ClassVar[str] = "$airavata_restarts"
@@ -105,30 +113,6 @@ class Sge(Scheduler):
     def submit_command(self, script: str, request: JobRequest) -> str:
         """``qsub``; what no default of the account or the site may change stands on the command line."""
         return f"exec qsub -terse -b n -C '#$' -N {quote(request.name)} {quote(script)}"
-
-    def parse_submit(self, result: CommandResult) -> str:
-        """The job's number, an array's too.
-
-        A refusal that time cures (too many jobs) is a ``SubmissionRefused`` whose ``transient`` is True.
-        """
-        words = " ".join(f"{result.stderr} {result.stdout}".split())[-1000:]
-        accepted = _ACCEPTED.findall(result.stdout)
-        if result.exit_status == 0:
-            accepted = accepted or _TERSE.findall(result.stdout)
-        if accepted:
-            return str(accepted[-1])
-        if result.exit_status in _CANNOT_RUN:
-            raise SubmissionRefused(
-                f"qsub cannot be run: {words}", advice="is Grid Engine in the account's PATH, and SGE_ROOT set?"
-            )
-        if 0 < result.exit_status < _TIMEOUT_STATUS and not _UNCERTAIN.search(words):
-            if _LATER.search(words):
-                refused = SubmissionRefused(words)
-                refused.transient = True
-                raise refused
-            if _REFUSED.search(words):
-                raise SubmissionRefused(words)
-        raise SubmissionUncertain(f"qsub ended with status {result.exit_status}: {words or 'no words'}")
 
     def find_command(self, name: str, user: str | None, directory: str) -> str:
         """``qstat`` for the account, ``qacct`` for the name."""
