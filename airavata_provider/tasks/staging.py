@@ -34,8 +34,8 @@ ELEMENTS_AT_A_TIME = 4
 """Elements of an array whose outputs are fetched at the same time."""
 
 LATE_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Pauses between looks for what a completed job should have left: a shared file system shows a file seconds after it was
-written on another machine, and the news of a job's end may be faster.
+"""Pauses between looks for what a completed job should have left: a shared file system shows a file seconds after
+another machine wrote it, and the news of a job's end may be faster.
 """
 
 NAMED = 50
