@@ -1,4 +1,4 @@
-"""The command line: what it says, what it leaves, how it exits; over Airflow's own command parser."""
+"""``cancel``, ``validate`` and ``mailboxes``: what they say, what they leave, how they exit."""
 
 from __future__ import annotations
 
