@@ -1,7 +1,7 @@
 """What submit commands say when they take a job, refuse it for now or for good, or leave everybody in doubt.
 
-The limits' words are those of the programs' sources and binaries: SLURM 22.05 and 25, OpenPBS 23.06, Torque 7, Grid
-Engine 8.1.9, HTCondor 24, and of published logs for LSF.
+Grid Engine's words about limits are captured. The others' are those of the programs' sources and binaries (SLURM
+22.05 and its development branch, OpenPBS, Torque 7, HTCondor), and of published logs for LSF.
 """
 
 from __future__ import annotations
@@ -50,9 +50,8 @@ LATER = [
      " limit of 100 jobs queued per user)"),
     ("torque", 175, f"{TORQUE}Queue is not enabled MSG=queue is disabled: user sci@login1, queue batch)"),
     ("torque", 1, f"{TORQUE}Queue is currently not available)"),
-    ("sge", 25, "Unable to run job: job rejected: only 2000 jobs are allowed per user (current job count: 2000)\n"
-     "Exiting."),
-    ("sge", 25, "Unable to run job: job rejected: only 5000 jobs are allowed per cluster\nExiting."),
+    ("sge", 25, capture("sge-8.1.9-qsub-user-limit.err")),
+    ("sge", 25, capture("sge-8.1.9-qsub-cluster-limit.err")),
     ("sge", 25, "Job kann nicht gestartet werden: zu viele"),
     ("sge", 1, "Unable to run job: JSV temporarily rejected job\nExiting."),
     ("lsf", 255, "User <sci>: Pending job threshold reached. Retrying in 60 seconds...\n"
@@ -75,7 +74,7 @@ NEVER = [
     ("pbs", 170, "qsub: Unknown queue"),
     ("torque", 188, f"{TORQUE}Job exceeds queue resource limits MSG=cannot satisfy queue max walltime requirement)"),
     ("torque", 174, f"{TORQUE}Access to queue is denied MSG=user sci@login1 is not in the queue's list)"),
-    ("sge", 1, "Unable to run job: job rejected: you tried to submit a job with more than 75000 tasks\nExiting."),
+    ("sge", 1, capture("sge-8.1.9-qsub-tasks.err")),
     ("sge", 1, "Unable to run job: JSV rejected job\nExiting."),
     ("lsf", 255, "Cannot exceed queue's hard limit(s). Job not submitted."),
     ("lsf", 255, "Job array index too large. Job not submitted."),
