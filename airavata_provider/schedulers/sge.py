@@ -20,7 +20,6 @@ Read with the man pages of Son of Grid Engine 8.1.9 and tried on Debian's. Pure;
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -30,7 +29,7 @@ from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import ends, frame, sge_options, sge_states
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
-from airavata_provider.schedulers.record import ExitRecord, control_directory
+from airavata_provider.schedulers.record import ExitRecord
 from airavata_provider.schedulers.request import JobRequest, Option
 from airavata_provider.schedulers.sge_states import Account, Key, key_of
 
@@ -59,13 +58,6 @@ _WORDS = SubmitWords(
 
 _NO_ACCOUNTING = re.compile(r"no jobs running since startup|qacct: (?:command )?not found")
 _NO_SUCH_JOB = re.compile(r"job (?:name|id) \S+ not found")
-
-_TOLD = """\
-airavata_told() { # ID CONTROL: what the job itself, and whoever cancelled it, left
-  [ -s "$2/exit" ] && IFS= read -r airavata_line <"$2/exit" && printf '%s|%s\\n' "$1" "$airavata_line"
-  [ -s "$2/cancel" ] && printf '%s|CANCEL\\n' "$1"
-  return 0
-}"""
 
 _NAMES = 'BEGIN{RS="<"} sub(/^JB_job_number>/,""){n=$0} sub(/^JB_name>/,""){print n "|" $0}'
 """An awk program: ``number|name`` of each job in an answer of ``qstat -xml``."""
@@ -174,14 +166,18 @@ class Sge(Scheduler):
 
     def history_command(self, jobs: Sequence[JobRef]) -> str:
         """What the jobs themselves left, and one pass of ``qacct`` over the account's records for all of them."""
-        told = [f"airavata_told {quote(job.native_id)} {quote(_control(job))}" for job in jobs]
+        # What the job itself left, and whoever cancelled it.
+        told = [ends.ask(jobs)]
+        for job in jobs:
+            mark = quote(f"{ends.control(job)}/cancel")
+            told.append(f"[ ! -s {mark} ] || printf '%s|CANCEL\\n' {quote(job.native_id)}")
         numbers = " ".join(dict.fromkeys(key_of(job.native_id)[0] for job in jobs))
         accounting = _qacct('-o "$(id -un)" -j "*"', f" {numbers} ") if jobs else ":"
         return "\n".join(
             (
                 frame.SETUP,
-                _TOLD,
-                frame.frame("told", "\n".join(told) or ":"),
+                ends.FUNCTION,
+                frame.frame("told", "\n".join(told)),
                 frame.frame("accounting", accounting),
             )
         )
@@ -216,7 +212,7 @@ class Sge(Scheduler):
             return ":"
         asks = [
             f"airavata_end {quote(job.native_id)} {quote(f'{key_of(job.native_id)[0]}|{job.name}')} "
-            f"{quote(_control(job))}"
+            f"{quote(ends.control(job))}"
             for job in jobs
         ]
         return "\n".join((frame.SETUP, _CANCEL.replace("@NAMES@", quote(_NAMES)), *asks, _DELETE))
@@ -244,12 +240,6 @@ airavata_words=$(printf '%s\\n' "$airavata_words" | grep -v -e 'does not exist' 
 [ -z "$airavata_words" ] || { printf '%s\\n' "$airavata_words" >&2; exit 1; }"""
 
 _HELD, _ERRORS = "AIRAVATA-HELD", "AIRAVATA-ERRORS"
-
-
-def _control(job: JobRef) -> str:
-    """The control directory of a job or of an array's element."""
-    control = control_directory(job.directory, job.name)
-    return control if job.index is None else posixpath.join(control, str(job.index))
 
 
 def _qstat(who: str, *, keep: bool = False) -> str:
