@@ -24,6 +24,7 @@ from airavata_provider.models.identity import experiment_directory
 from airavata_provider.models.job import JobState
 from airavata_provider.ssh.pool import close_pool
 from airavata_provider.ssh.target import Target
+from airavata_provider.tasks import staging
 from airavata_provider.triggers.host import Segment, cancel_segment
 from airavata_provider.triggers.hosted import HostedTask, Run
 from tests.bed import Bed
@@ -128,13 +129,29 @@ async def test_a_failed_jobs_logs_are_fetched(services: BedServices, resource: s
     assert (services.root / "out" / "stderr.txt").read_text() == "started hello\n"
 
 
-async def test_a_job_that_completed_without_its_output_is_told(services: BedServices, bed: Bed) -> None:
+async def test_a_job_that_completed_without_its_output_is_told(
+    services: BedServices, bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "LATE_S", (0.1,))
     experiment, conf = name(), request("host")
     await services.run(experiment, conf, *PREPARE)
     await services.run(experiment, conf, MONITOR)
     bed.run(f"rm {bed.scratch}/{experiment_directory('pattern', experiment, '')}/result.txt")
     with pytest.raises(FileMissing, match=r"without 'result\.txt'"):
         await services.run(experiment, conf, STAGE_OUT)
+
+
+async def test_an_output_that_the_file_system_shows_late_is_waited_for(services: BedServices, bed: Bed) -> None:
+    experiment, conf = name(), request("host")
+    await services.run(experiment, conf, *PREPARE)
+    await services.run(experiment, conf, MONITOR)
+    output = f"{bed.scratch}/{experiment_directory('pattern', experiment, '')}/result.txt"
+    bed.run(f"mv {output} {output}.unseen")
+    fetching = asyncio.create_task(services.run(experiment, conf, STAGE_OUT))
+    await asyncio.sleep(1)
+    bed.run(f"mv {output}.unseen {output}")
+    fetched = await fetching
+    assert "storage://files/out/result.txt" in [file["name"] for file in fetched["stage_out"]["files"]]
 
 
 async def test_nothing_is_fetched_where_no_job_was(services: BedServices) -> None:
