@@ -119,7 +119,7 @@ class Host:
         token = new_token()
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input or b""
         # The token and what start-up files print come on top of what the caller is ready to hold.
-        raw = await self._execute(encoded(command, token) + data, timeout, limit + 65536)
+        raw = await self._execute(encoded(command, token, data), timeout, limit + 65536)
         stdout = after_token(raw.stdout, token)
         if stdout is None:
             if raw.exit_status == 0:
