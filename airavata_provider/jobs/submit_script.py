@@ -4,12 +4,16 @@ What it does with what it finds in the job's control directory is told in ``jobs
 it with. A cut script does nothing; everything is done under a lock; the answer is framed by a nonce, since a login
 may print whatever it likes around it.
 
+A burst costs the host little more than its submit commands do: on the way of a first try every program that is
+started, and every process, is one that nothing can be done without.
+
 Pure: builds text and parses text. Imports no Airflow.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -95,8 +99,12 @@ class SubmitScript:
         """
         control = control_directory(self.request.directory, self.request.name)
         path = f"{control}/script"
-        # By a rename: a shell reads its script as it goes, and an earlier one may be reading.
-        writes = [f"printf %s {quote(self.script)} >script.new && mv -f script.new script"]
+        # Over another by a rename: a shell reads its script as it goes, and an earlier one may be reading.
+        writes = [
+            "airavata_to=script; [ ! -e script ] || airavata_to=script.new",
+            f"printf %s {quote(self.script)} >$airavata_to",
+            "{ [ $airavata_to = script ] || mv -f script.new script; }",
+        ]
         for name, content in self.scheduler.side_files(self.request, control).items():
             writes.append(f"printf %s {quote(content)} >{quote(name)}")
         if self.webhook is not None and self.webhook.calls:
@@ -112,13 +120,13 @@ class SubmitScript:
             "proven": call.proven,
             "trouble": call.trouble,
             "found": call.found,
-            "command": command,
         }
         head = "\n".join(f"airavata_{key}={quote(value)}" for key, value in values.items())
         find = self.scheduler.find_command(self.request.name, self.user, self.request.directory)
         return (
             "airavata_main() {\n"
-            f"{frame.SETUP}\n{head}\nairavata_submit_s={self.submit_s}\n"
+            f"{frame.SETUP}\n{head}\n"
+            f"airavata_submit() {{\n{limited(command, self.submit_s)}\n}}\n"
             f"airavata_find() {{ (\n{find}\n) </dev/null 9>&-; }}\n"
             f"airavata_write() {{ {' && '.join(writes)}; }}\n"
             f"{_SCRIPT}\n}}\n"
@@ -126,26 +134,46 @@ class SubmitScript:
         )
 
 
+def limited(command: str, seconds: int) -> str:
+    """Shell text that runs a command in the place of the shell that runs this, with a limit of seconds if it can.
+
+    No shell is started for a command that is one program: see ``Scheduler.submit_command``.
+    """
+    words = command.removeprefix("exec ") if _one_program(command) else f"/bin/sh -c {quote(command)}"
+    return f"if command -v timeout >/dev/null 2>&1; then exec timeout {seconds} {words}; fi\nexec {words}"
+
+
+def _one_program(command: str) -> bool:
+    if not command.startswith("exec ") or "\n" in command:
+        return False
+    try:
+        words = list(shlex.shlex(command, posix=True, punctuation_chars=True))
+    except ValueError:
+        return False
+    return words[1][:1] not in set("-<>0123456789") and not any(set(word) <= set("();&|`") for word in words)
+
+
 _SCRIPT = r"""
-airavata_answer() { # KIND NONCE TIME STATUS, then what is on standard input
+airavata_answer() { # KIND NONCE TIME STATUS COMMAND...: what it prints
   printf '\n%s-BEGIN %s %s %s %s\n' "$airavata_nonce" "$1" "$2" "$3" "$4"
-  cat
+  shift 4
+  "$@"
   printf '\n%s-END\n' "$airavata_nonce"
 }
 # A cut session must not end the work in the middle, nor the writing of its answer.
 trap '' HUP PIPE
 (umask 077; [ -d "$airavata_control" ] || mkdir -p "$airavata_control") && cd "$airavata_control" || {
-  echo "cannot make $airavata_control on $(uname -n)" | airavata_answer BROKEN none 0 0; exit 0; }
+  airavata_answer BROKEN none 0 0 echo "cannot make $airavata_control on $(uname -n)"; exit 0; }
 if command -v flock >/dev/null 2>&1; then
   exec 9>>lock
-  flock -w 20 9 || { airavata_answer BUSY none 0 0 </dev/null; exit 0; }
+  flock -w 20 9 || { airavata_answer BUSY none 0 0 :; exit 0; }
 else
   # Without flock a directory is the lock; one that is old lost its owner.
   airavata_n=0
   until mkdir lock.d 2>/dev/null; do
     [ -z "$(find lock.d -prune -mmin +10 2>/dev/null)" ] || rmdir lock.d 2>/dev/null
     airavata_n=$((airavata_n + 1))
-    [ $airavata_n -le 20 ] || { airavata_answer BUSY none 0 0 </dev/null; exit 0; }
+    [ $airavata_n -le 20 ] || { airavata_answer BUSY none 0 0 :; exit 0; }
     sleep 1
   done
   trap 'rmdir "$airavata_control/lock.d"' EXIT
@@ -154,7 +182,7 @@ fi
 for airavata_file in id started; do
   if [ -s $airavata_file ] && read -r airavata_native airavata_rest <$airavata_file; then
     if [ -n "$airavata_rest" ] || [ $airavata_file = id ]; then
-      echo "$airavata_native" | airavata_answer ID none 0 0; exit 0; fi
+      airavata_answer ID none 0 0 echo "$airavata_native"; exit 0; fi
   fi
 done
 airavata_last=none airavata_since=0 airavata_whole=
@@ -175,27 +203,28 @@ if [ -z "$airavata_go" ]; then
     read -r airavata_of airavata_status airavata_end <submit.out
     case "$(tail -n 1 submit.out)" in
       "end $airavata_last")
-        airavata_answer OUT "$airavata_last" "$airavata_since" "$airavata_status" <submit.out; exit 0;;
+        airavata_answer OUT "$airavata_last" "$airavata_since" "$airavata_status" cat submit.out; exit 0;;
     esac
   fi
-  airavata_find | airavata_answer LOOK "$airavata_last" "$airavata_since" 0
+  airavata_answer LOOK "$airavata_last" "$airavata_since" 0 airavata_find
   exit 0
 fi
 (umask 077; airavata_write) && echo "$airavata_nonce $airavata_now end" >submitting || {
-  echo "cannot write into $airavata_control on $(uname -n)" | airavata_answer BROKEN none 0 0; exit 0; }
+  airavata_answer BROKEN none 0 0 echo "cannot write into $airavata_control on $(uname -n)"; exit 0; }
 # The command gets signals' defaults back, not the lines that it could read as its input.
 airavata_out=$(
   trap - HUP PIPE
   cd "$airavata_directory" && exec </dev/null 2>"$airavata_control/submit.err"
-  airavata_limit $airavata_submit_s /bin/sh -c "$airavata_command"
+  airavata_submit
 )
 airavata_status=$?
-{
+airavata_said() {
   printf '%s %s\n%s\n%s\n' "$airavata_nonce" "$airavata_status" "$airavata_out" "stderr $airavata_nonce"
   [ ! -s submit.err ] || cat submit.err
   printf '\nend %s\n' "$airavata_nonce"
-} >submit.out
-airavata_answer NEW "$airavata_nonce" "$airavata_now" "$airavata_status" <submit.out
+}
+airavata_said >submit.out
+airavata_answer NEW "$airavata_nonce" "$airavata_now" "$airavata_status" airavata_said
 """
 
 
