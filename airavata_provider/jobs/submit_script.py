@@ -13,7 +13,6 @@ Pure: builds text and parses text. Imports no Airflow.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,6 +23,7 @@ from airavata_provider.schedulers.record import control_directory
 from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.schedulers.script import Webhook, credential
 
+_ONE_PROGRAM = re.compile(r"exec [A-Za-z_/][^\n;&|()`]*")
 NONE = "none"
 """In a nonce's place: there is no marker."""
 
@@ -139,18 +139,8 @@ def limited(command: str, seconds: int) -> str:
 
     No shell is started for a command that is one program: see ``Scheduler.submit_command``.
     """
-    words = command.removeprefix("exec ") if _one_program(command) else f"/bin/sh -c {quote(command)}"
+    words = command.removeprefix("exec ") if _ONE_PROGRAM.fullmatch(command) else f"/bin/sh -c {quote(command)}"
     return f"if command -v timeout >/dev/null 2>&1; then exec timeout {seconds} {words}; fi\nexec {words}"
-
-
-def _one_program(command: str) -> bool:
-    if not command.startswith("exec ") or "\n" in command:
-        return False
-    try:
-        words = list(shlex.shlex(command, posix=True, punctuation_chars=True))
-    except ValueError:
-        return False
-    return words[1][:1] not in set("-<>0123456789") and not any(set(word) <= set("();&|`") for word in words)
 
 
 _SCRIPT = r"""
@@ -228,20 +218,21 @@ airavata_answer NEW "$airavata_nonce" "$airavata_now" "$airavata_status" airavat
 """
 
 
+_HEAD = re.compile(r"(\w+) (\w+) (\d+) (\d+)\n")
+
+
 def read_answer(result: CommandResult, nonce: str, now: float) -> Answer:
     """The remote script's answer out of everything that a login may print around it.
 
     :raises AnswerUnreadable: there is none, or not the whole of it
     """
-    match = re.search(
-        rf"^{nonce}-BEGIN (\w+) (\w+) (\d+) (\d+)\n(.*)\n{nonce}-END$",
-        result.stdout,
-        re.DOTALL | re.MULTILINE,
-    )
+    _, begun, rest = result.stdout.partition(f"\n{nonce}-BEGIN ")
+    framed, ended, _ = rest.partition(f"\n{nonce}-END\n")
+    match = _HEAD.match(framed) if begun and ended else None
     if match is None or match[1] not in Kind.__members__:
         words = " ".join(f"{result.stderr} {result.stdout}".split())[-300:]
         raise AnswerUnreadable(f"the host's shell gave no answer (status {result.exit_status}): {words!r}")
-    kind, text = Kind(match[1]), match[5]
+    kind, text = Kind(match[1]), framed[match.end() :]
     out, error = text, ""
     if kind in (Kind.OUT, Kind.NEW):
         head, _, rest = text.partition("\n")

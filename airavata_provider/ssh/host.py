@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -43,6 +43,7 @@ from airavata_provider.ssh.connect import translated
 from airavata_provider.ssh.disk import read_chunks, write_chunks
 from airavata_provider.ssh.lane import CHANCE, SESSION_REFUSED_PAUSE_S, SESSION_REFUSED_TRIES
 from airavata_provider.ssh.scripts import Digest, FileToWrite
+from airavata_provider.ssh.shared import Shared, shared
 
 if TYPE_CHECKING:
     from airavata_provider.ssh.lane import Lane, Link
@@ -67,6 +68,11 @@ class Host:
     def name(self) -> str:
         """``user@host:port``, for messages."""
         return self._lane.target.name
+
+    @property
+    def shared(self) -> Shared:
+        """The host for many short commands at once, which share sessions while it is busy."""
+        return shared(self, self._lane)
 
     async def run(
         self,
@@ -119,7 +125,8 @@ class Host:
         token = new_token()
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input or b""
         # The token and what start-up files print come on top of what the caller is ready to hold.
-        raw = await self._execute(encoded(command, token, data), timeout, limit + 65536)
+        payload = encoded(command, token, data)
+        raw = await self._execute(lambda: (payload, timeout), limit + 65536)
         stdout = after_token(raw.stdout, token)
         if stdout is None:
             if raw.exit_status == 0:
@@ -248,10 +255,20 @@ class Host:
 
     # --- one command in one session ---
 
-    async def _execute(self, payload: bytes, timeout: float, limit: int) -> RawResult:
+    async def run_prepared(self, prepare: Callable[[], tuple[bytes, float]]) -> RawResult:
+        """Run what is only known once there is a session for it; for ``ssh.shared``.
+
+        :param prepare: what :func:`~airavata_provider.ssh.command.encoded` returns, and the seconds that it may take
+        :raises SSHError: as :meth:`run`
+        """
+        return await self._execute(prepare, OUTPUT_LIMIT)
+
+    async def _execute(self, prepare: Callable[[], tuple[bytes, float]], limit: int) -> RawResult:
         last = ConnectFailed("no connection", where=self.name)
+        prepared: tuple[bytes, float] | None = None
         for _ in range(_CONNECTION_TRIES):
             async with self._lane.session() as link:
+                payload, timeout = prepared = prepared or prepare()
                 try:
                     channel, collector = await self._open(link, limit)
                 except ConnectFailed as error:

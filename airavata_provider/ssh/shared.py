@@ -1,0 +1,192 @@
+"""Commands that share a session while a host is busy: what waits when a session becomes free goes in one, one after the
+other, each in a subshell and with an answer of its own.
+
+A session costs a host several processes, often as much as the command in it. For many short commands at once only;
+without their own input. A lone caller waits for nobody.
+
+What always holds is what holds for one command: it is never run again if it may have run. Commands that certainly have
+not begun, since the one before said :data:`TROUBLE`, go with the next session. A command whose caller is cancelled
+once it is under way runs on, for the others' sake.
+
+Must not import Airflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from airavata_provider.errors import CommandTimedOut
+from airavata_provider.schedulers.base import CommandResult
+from airavata_provider.ssh.command import RawResult, after_token, encoded, new_token
+
+if TYPE_CHECKING:
+    from airavata_provider.ssh.host import Host
+    from airavata_provider.ssh.lane import Lane
+
+TROUBLE = 75
+"""Exit status (``EX_TEMPFAIL`` of sysexits.h) of a command that found the host slow: those after it shall not wait."""
+
+MOST = 8
+"""Commands in one session: with more, little is won, and a cut session leaves more to look into."""
+
+
+@dataclass(eq=False)
+class _Item:
+    command: str
+    timeout: float
+    result: asyncio.Future[CommandResult] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Shared:
+    """See the module. One per host's connections: :func:`shared`."""
+
+    def __init__(self, host: Host, sessions: int) -> None:
+        self._host = host
+        self._sessions = sessions
+        self._waiting: deque[_Item] = deque()
+        self._senders: set[asyncio.Task[None]] = set()
+
+    @property
+    def name(self) -> str:
+        """The host's."""
+        return self._host.name
+
+    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
+        """As :meth:`~airavata_provider.ssh.host.Host.run`; ``timeout`` counts together with those of the commands
+        in the same session.
+        """
+        if "\0" in command:
+            raise ValueError("a NUL character cannot be passed to a command")
+        item = _Item(command, timeout)
+        self._waiting.append(item)
+        self._start()
+        return await item.result
+
+    def _start(self) -> None:
+        while self._waiting and len(self._senders) < self._sessions:
+            item = self._waiting.popleft()
+            if item.result.done():
+                continue
+            # A context of its own: it serves several callers, and what it logs is not for one of them.
+            sender = asyncio.get_running_loop().create_task(self._send(item), context=contextvars.Context())
+            self._senders.add(sender)
+            sender.add_done_callback(self._sent)
+
+    def _sent(self, sender: asyncio.Task[None]) -> None:
+        self._senders.discard(sender)
+        self._start()
+
+    async def _send(self, first: _Item) -> None:
+        group = [first]
+        token = new_token()
+
+        def text() -> tuple[bytes, float]:
+            """Called once there is a session."""
+            room = min(MOST, -(-(1 + len(self._waiting)) // self._sessions))
+            while self._waiting and len(group) < room:
+                item = self._waiting.popleft()
+                if not item.result.done():
+                    group.append(item)
+            command = group[0].command if len(group) == 1 else _together([item.command for item in group], token)
+            return encoded(command, token), sum(item.timeout for item in group)
+
+        try:
+            raw = await self._host.run_prepared(text)
+        except BaseException as error:
+            for item in group:
+                if not item.result.done():
+                    item.result.set_exception(_own(error))
+            if not isinstance(error, Exception):
+                raise
+            return
+        out = after_token(raw.stdout, token)
+        if len(group) == 1:
+            answers: list[RawResult | None] = [RawResult(raw.exit_status, out or b"", raw.stderr)]
+        else:
+            answers = _apart(out or b"", raw, token, len(group))
+        for item, answer in reversed(list(zip(group, answers, strict=True))):
+            if answer is None:
+                self._waiting.appendleft(item)
+            elif not item.result.done():
+                item.result.set_result(
+                    CommandResult(
+                        answer.exit_status,
+                        answer.stdout.decode("utf-8", "replace"),
+                        answer.stderr.decode("utf-8", "replace"),
+                    )
+                )
+
+
+def _own(error: BaseException) -> BaseException:
+    """Each caller's own: a traceback grows with everyone who raises it."""
+    if isinstance(error, asyncio.CancelledError):
+        return CommandTimedOut("the connections were closed while a command ran")
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own
+
+
+def _together(commands: list[str], token: str) -> str:
+    """Shell text that runs commands one after the other, marks on both streams around each; see :func:`_apart`."""
+    parts = [f'airavata_mark() {{ printf "\\n%s\\n" "{token} $1"; printf "\\n%s\\n" "{token} $1" >&2; }}']
+    for number, command in enumerate(commands):
+        parts += [
+            f"airavata_mark {number}",
+            f"(\n{command}\n)",
+            f'airavata_ended=$?; airavata_mark "end $airavata_ended"; [ "$airavata_ended" -ne {TROUBLE} ] || exit 0',
+        ]
+    return "\n".join(parts)
+
+
+def _apart(out: bytes, raw: RawResult, token: str, count: int) -> list[RawResult | None]:
+    """What each command left; None for one that certainly has not begun.
+
+    One of which nothing is known has the status of the whole session, and whatever it wrote.
+    """
+    outs, errors = _marked(out, token), _marked(raw.stderr, token)
+    answers: list[RawResult | None] = []
+    stopped = False
+    for number in range(count):
+        if number not in outs:
+            answers.append(None if stopped else RawResult(raw.exit_status or 1, b"", raw.stderr))
+            continue
+        status, text = outs[number]
+        stopped = status == TROUBLE
+        if status is None:
+            status = raw.exit_status or 1
+        answers.append(RawResult(status, text, errors.get(number, (None, b""))[1]))
+    return answers
+
+
+def _marked(stream: bytes, token: str) -> dict[int, tuple[int | None, bytes]]:
+    """Exit status (None: it is not told) and text by the command's number."""
+    found: dict[int, tuple[int | None, bytes]] = {}
+    mark = re.escape(token.encode())
+    pieces = re.split(rb"\n%b (end \d+|\d+)\n" % mark, stream)
+    number = -1
+    for label, text in zip(pieces[1::2], pieces[2::2], strict=True):
+        if label.startswith(b"end "):
+            found[number] = (int(label[4:]), found[number][1])
+        else:
+            number = int(label)
+            found[number] = (None, text)
+    return found
+
+
+_SHARED: WeakKeyDictionary[Lane, Shared] = WeakKeyDictionary()
+
+
+def shared(host: Host, lane: Lane) -> Shared:
+    """The one of those connections."""
+    found = _SHARED.get(lane)
+    if found is None:
+        limits = lane.target.limits
+        found = _SHARED[lane] = Shared(host, limits.max_connections * limits.sessions_per_connection)
+    return found
