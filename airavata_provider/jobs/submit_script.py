@@ -19,9 +19,10 @@ from enum import StrEnum
 from airavata_provider.errors import AnswerUnreadable
 from airavata_provider.schedulers import frame
 from airavata_provider.schedulers.base import CommandResult, Scheduler, quote
+from airavata_provider.schedulers.frame import TROUBLE, ShareableText
 from airavata_provider.schedulers.record import control_directory
 from airavata_provider.schedulers.request import JobRequest
-from airavata_provider.schedulers.script import Webhook, credential
+from airavata_provider.schedulers.script import FUNCTIONS, Webhook, credential
 
 _ONE_PROGRAM = re.compile(r"exec [A-Za-z_/][^\n;&|()`]*")
 NONE = "none"
@@ -91,7 +92,7 @@ class SubmitScript:
     user: str | None
     submit_s: int
 
-    def text(self, call: Call, nonce: str, now: int) -> str:
+    def text(self, call: Call, nonce: str, now: int) -> ShareableText:
         """The script for one call. It is read whole before any of it runs.
 
         :param nonce: this call's, which no other has
@@ -99,10 +100,13 @@ class SubmitScript:
         """
         control = control_directory(self.request.directory, self.request.name)
         path = f"{control}/script"
+        # What is the same in all scripts is sent once for all that share a session.
+        head, found, tail = self.script.partition(FUNCTIONS)
+        middle = "functions" if found else "nothing"
         # Over another by a rename: a shell reads its script as it goes, and an earlier one may be reading.
         writes = [
             "airavata_to=script; [ ! -e script ] || airavata_to=script.new",
-            f"printf %s {quote(self.script)} >$airavata_to",
+            f'printf %s%s%s {quote(head)} "$airavata_{middle}" {quote(tail)} >$airavata_to',
             "{ [ $airavata_to = script ] || mv -f script.new script; }",
         ]
         for name, content in self.scheduler.side_files(self.request, control).items():
@@ -121,17 +125,18 @@ class SubmitScript:
             "trouble": call.trouble,
             "found": call.found,
         }
-        head = "\n".join(f"airavata_{key}={quote(value)}" for key, value in values.items())
+        told = "\n".join(f"airavata_{key}={quote(value)}" for key, value in values.items())
         find = self.scheduler.find_command(self.request.name, self.user, self.request.directory)
-        return (
-            "airavata_main() {\n"
-            f"{frame.SETUP}\n{head}\n"
+        one = (
+            f"{told}\n"
             f"airavata_submit() {{\n{limited(command, self.submit_s)}\n}}\n"
             f"airavata_find() {{ (\n{find}\n) </dev/null 9>&-; }}\n"
             f"airavata_write() {{ {' && '.join(writes)}; }}\n"
-            f"{_SCRIPT}\n}}\n"
-            "airavata_main\n"
+            'airavata_one "$@"'
         )
+        # The first of those that share a session makes all their directories: that is one process for all.
+        first = f'[ -d {quote(control)} ] || set -- "$@" {quote(control)}'
+        return ShareableText(_SCRIPT, first, one)
 
 
 def limited(command: str, seconds: int) -> str:
@@ -143,79 +148,105 @@ def limited(command: str, seconds: int) -> str:
     return f"if command -v timeout >/dev/null 2>&1; then exec timeout {seconds} {words}; fi\nexec {words}"
 
 
-_SCRIPT = r"""
+_SCRIPT = (
+    frame.SETUP
+    + r"""
+# A cut session must not end the work in the middle, nor the writing of its answer.
+trap '' HUP PIPE
+airavata_umask=$(umask) airavata_trouble_code="""
+    + str(TROUBLE)
+    + r"""
+umask 077
+airavata_nothing= airavata_functions="""
+    + quote(FUNCTIONS)
+    + r"""
 airavata_answer() { # KIND NONCE TIME STATUS COMMAND...: what it prints
   printf '\n%s-BEGIN %s %s %s %s\n' "$airavata_nonce" "$1" "$2" "$3" "$4"
   shift 4
   "$@"
   printf '\n%s-END\n' "$airavata_nonce"
 }
-# A cut session must not end the work in the middle, nor the writing of its answer.
-trap '' HUP PIPE
-(umask 077; [ -d "$airavata_control" ] || mkdir -p "$airavata_control") && cd "$airavata_control" || {
-  airavata_answer BROKEN none 0 0 echo "cannot make $airavata_control on $(uname -n)"; exit 0; }
-if command -v flock >/dev/null 2>&1; then
-  exec 9>>lock
-  flock -w 20 9 || { airavata_answer BUSY none 0 0 :; exit 0; }
-else
-  # Without flock a directory is the lock; one that is old lost its owner.
-  airavata_n=0
-  until mkdir lock.d 2>/dev/null; do
-    [ -z "$(find lock.d -prune -mmin +10 2>/dev/null)" ] || rmdir lock.d 2>/dev/null
-    airavata_n=$((airavata_n + 1))
-    [ $airavata_n -le 20 ] || { airavata_answer BUSY none 0 0 :; exit 0; }
-    sleep 1
-  done
-  trap 'rmdir "$airavata_control/lock.d"' EXIT
-fi
-[ -z "$airavata_found" ] || echo "$airavata_found end" >id
-for airavata_file in id started; do
-  if [ -s $airavata_file ] && read -r airavata_native airavata_rest <$airavata_file; then
-    if [ -n "$airavata_rest" ] || [ $airavata_file = id ]; then
-      airavata_answer ID none 0 0 echo "$airavata_native"; exit 0; fi
-  fi
-done
-airavata_last=none airavata_since=0 airavata_whole=
-[ -s submitting ] && read -r airavata_last airavata_since airavata_whole <submitting
-# A marker that was cut while it was written: what comes after it never began.
-[ "$airavata_whole" = end ] || airavata_last=none airavata_since=0
-if [ "$airavata_last" != none ] && [ "$airavata_trouble" = "$airavata_last" ]; then
-  airavata_since=$airavata_now
-  echo "$airavata_last $airavata_since end" >submitting
-fi
-airavata_go=
-if [ "$airavata_proven" = "$airavata_last" ]; then airavata_go=yes
-elif [ "$airavata_last" = none ] && [ -z "$airavata_look" ]; then airavata_go=yes
-fi
-if [ -z "$airavata_go" ]; then
-  if [ "$airavata_last" != none ] && [ "$airavata_distrust" != "$airavata_last" ] && [ -s submit.out ]; then
-    airavata_of= airavata_status= airavata_end=
-    read -r airavata_of airavata_status airavata_end <submit.out
-    case "$(tail -n 1 submit.out)" in
-      "end $airavata_last")
-        airavata_answer OUT "$airavata_last" "$airavata_since" "$airavata_status" cat submit.out; exit 0;;
-    esac
-  fi
-  airavata_answer LOOK "$airavata_last" "$airavata_since" 0 airavata_find
-  exit 0
-fi
-(umask 077; airavata_write) && echo "$airavata_nonce $airavata_now end" >submitting || {
-  airavata_answer BROKEN none 0 0 echo "cannot write into $airavata_control on $(uname -n)"; exit 0; }
-# The command gets signals' defaults back, not the lines that it could read as its input.
-airavata_out=$(
-  trap - HUP PIPE
-  cd "$airavata_directory" && exec </dev/null 2>"$airavata_control/submit.err"
-  airavata_submit
-)
-airavata_status=$?
 airavata_said() {
   printf '%s %s\n%s\n%s\n' "$airavata_nonce" "$airavata_status" "$airavata_out" "stderr $airavata_nonce"
   [ ! -s submit.err ] || cat submit.err
   printf '\nend %s\n' "$airavata_nonce"
 }
-airavata_said >submit.out
-airavata_answer NEW "$airavata_nonce" "$airavata_now" "$airavata_status" airavata_said
-"""
+airavata_unwritable() {
+  airavata_answer BROKEN none 0 0 echo "cannot write into $airavata_control on $(uname -n)"
+}
+airavata_one() { # DIRECTORY...: makes those, and submits the job that the variables tell of
+  airavata_locked=
+  airavata_locking "$@"
+  set -- $?
+  # What the submit command left behind may hold the lock on.
+  exec 9>&-
+  [ -z "$airavata_locked" ] || rmdir "$airavata_control/lock.d"
+  return $1
+}
+airavata_locking() {
+  [ -d "$airavata_control" ] || mkdir -p "$@"
+  cd "$airavata_control" || {
+    airavata_answer BROKEN none 0 0 echo "cannot make $airavata_control on $(uname -n)"; return; }
+  if command -v flock >/dev/null 2>&1; then
+    # "command": or else the shell would end here if it cannot.
+    command exec 9>>lock || { airavata_unwritable; return; }
+    flock -w 20 9 || { airavata_answer BUSY none 0 0 :; return $airavata_trouble_code; }
+  else
+    # Without flock a directory is the lock; one that is old lost its owner.
+    airavata_n=0
+    until mkdir lock.d 2>/dev/null; do
+      [ -z "$(find lock.d -prune -mmin +10 2>/dev/null)" ] || rmdir lock.d 2>/dev/null
+      airavata_n=$((airavata_n + 1))
+      [ $airavata_n -le 20 ] || { airavata_answer BUSY none 0 0 :; return $airavata_trouble_code; }
+      sleep 1
+    done
+    airavata_locked=yes
+  fi
+  [ -z "$airavata_found" ] || echo "$airavata_found end" >id
+  for airavata_file in id started; do
+    if [ -s $airavata_file ] && read -r airavata_native airavata_rest <$airavata_file; then
+      if [ -n "$airavata_rest" ] || [ $airavata_file = id ]; then
+        airavata_answer ID none 0 0 echo "$airavata_native"; return; fi
+    fi
+  done
+  airavata_last=none airavata_since=0 airavata_whole=
+  [ -s submitting ] && read -r airavata_last airavata_since airavata_whole <submitting
+  # A marker that was cut while it was written: what comes after it never began.
+  [ "$airavata_whole" = end ] || airavata_last=none airavata_since=0
+  if [ "$airavata_last" != none ] && [ "$airavata_trouble" = "$airavata_last" ]; then
+    airavata_since=$airavata_now
+    echo "$airavata_last $airavata_since end" >submitting
+  fi
+  airavata_go=
+  if [ "$airavata_proven" = "$airavata_last" ]; then airavata_go=yes
+  elif [ "$airavata_last" = none ] && [ -z "$airavata_look" ]; then airavata_go=yes
+  fi
+  if [ -z "$airavata_go" ]; then
+    if [ "$airavata_last" != none ] && [ "$airavata_distrust" != "$airavata_last" ] && [ -s submit.out ]; then
+      airavata_of= airavata_status= airavata_end=
+      read -r airavata_of airavata_status airavata_end <submit.out
+      case "$(tail -n 1 submit.out)" in
+        "end $airavata_last")
+          airavata_answer OUT "$airavata_last" "$airavata_since" "$airavata_status" cat submit.out; return;;
+      esac
+    fi
+    airavata_answer LOOK "$airavata_last" "$airavata_since" 0 airavata_find
+    return $airavata_trouble_code
+  fi
+  airavata_write && echo "$airavata_nonce $airavata_now end" >submitting || { airavata_unwritable; return; }
+  # The command gets signals' defaults back, not the lines that it could read as its input.
+  airavata_out=$(
+    trap - HUP PIPE
+    umask $airavata_umask
+    cd "$airavata_directory" && exec </dev/null 2>"$airavata_control/submit.err"
+    airavata_submit
+  )
+  airavata_status=$?
+  airavata_said >submit.out
+  airavata_answer NEW "$airavata_nonce" "$airavata_now" "$airavata_status" airavata_said
+  [ $airavata_status -eq 0 ] || return $airavata_trouble_code
+}"""
+)
 
 
 _HEAD = re.compile(r"(\w+) (\w+) (\d+) (\d+)\n")

@@ -1,11 +1,11 @@
 """Commands that share a session while a host is busy: what waits when a session becomes free goes in one, one after the
-other, each in a subshell and with an answer of its own.
+other, each with an answer of its own.
 
-A session costs a host several processes, often as much as the command in it. For many short commands at once only;
-without their own input. A lone caller waits for nobody.
+A session costs a host several processes, often as much as the command in it. For many short commands of one kind
+(``schedulers.frame.ShareableText``) at once. A lone caller waits for nobody.
 
 What always holds is what holds for one command: it is never run again if it may have run. Commands that certainly have
-not begun, since the one before said :data:`TROUBLE`, go with the next session. A command whose caller is cancelled
+not begun, since the one before said ``TROUBLE``, go with the next session. A command whose caller is cancelled
 once it is under way runs on, for the others' sake.
 
 Must not import Airflow.
@@ -18,20 +18,19 @@ import contextvars
 import copy
 import re
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from airavata_provider.errors import CommandTimedOut
 from airavata_provider.schedulers.base import CommandResult
+from airavata_provider.schedulers.frame import TROUBLE, ShareableText
 from airavata_provider.ssh.command import RawResult, after_token, encoded, new_token
 
 if TYPE_CHECKING:
     from airavata_provider.ssh.host import Host
     from airavata_provider.ssh.lane import Lane
-
-TROUBLE = 75
-"""Exit status (``EX_TEMPFAIL`` of sysexits.h) of a command that found the host slow: those after it shall not wait."""
 
 MOST = 8
 """Commands in one session: with more, little is won, and a cut session leaves more to look into."""
@@ -90,11 +89,11 @@ class Shared:
         def text() -> tuple[bytes, float]:
             """Called once there is a session."""
             room = min(MOST, -(-(1 + len(self._waiting)) // self._sessions))
-            while self._waiting and len(group) < room:
+            while self._waiting and len(group) < room and _fit(first, self._waiting[0]):
                 item = self._waiting.popleft()
                 if not item.result.done():
                     group.append(item)
-            command = group[0].command if len(group) == 1 else _together([item.command for item in group], token)
+            command = first.command if len(group) == 1 else _together([item.command for item in group], token)
             return encoded(command, token), sum(item.timeout for item in group)
 
         try:
@@ -133,13 +132,24 @@ def _own(error: BaseException) -> BaseException:
     return own
 
 
-def _together(commands: list[str], token: str) -> str:
+def _fit(one: _Item, other: _Item) -> bool:
+    """Whether these commands can share a session."""
+    a, b = one.command, other.command
+    return isinstance(a, ShareableText) and isinstance(b, ShareableText) and a.common == b.common
+
+
+def _together(commands: Sequence[str], token: str) -> str:
     """Shell text that runs commands one after the other, marks on both streams around each; see :func:`_apart`."""
-    parts = [f'airavata_mark() {{ printf "\\n%s\\n" "{token} $1"; printf "\\n%s\\n" "{token} $1" >&2; }}']
-    for number, command in enumerate(commands):
+    texts = [command for command in commands if isinstance(command, ShareableText)]
+    parts = [
+        f'airavata_mark() {{ printf "\\n%s\\n" "{token} $1"; printf "\\n%s\\n" "{token} $1" >&2; }}',
+        texts[0].common,
+        *(text.first for text in texts),
+    ]
+    for number, text in enumerate(texts):
         parts += [
             f"airavata_mark {number}",
-            f"(\n{command}\n)",
+            text.own,
             f'airavata_ended=$?; airavata_mark "end $airavata_ended"; [ "$airavata_ended" -ne {TROUBLE} ] || exit 0',
         ]
     return "\n".join(parts)
