@@ -24,6 +24,9 @@ from airavata_provider.schedulers.record import control_directory
 from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.schedulers.script import FUNCTIONS, Webhook, credential
 
+LOCK_S = 20
+"""How long another submitter of the same job is waited for, in seconds."""
+
 _ONE_PROGRAM = re.compile(r"exec [A-Za-z_/][^\n;&|()`]*")
 NONE = "none"
 """In a nonce's place: there is no marker."""
@@ -129,23 +132,27 @@ class SubmitScript:
         find = self.scheduler.find_command(self.request.name, self.user, self.request.directory)
         one = (
             f"{told}\n"
-            f"airavata_submit() {{\n{limited(command, self.submit_s)}\n}}\n"
+            f"airavata_submit() {{\n{_in_place(command)}\n}}\n"
             f"airavata_find() {{ (\n{find}\n) </dev/null 9>&-; }}\n"
             f"airavata_write() {{ {' && '.join(writes)}; }}\n"
             'airavata_one "$@"'
         )
         # The first of those that share a session makes all their directories: that is one process for all.
         first = f'[ -d {quote(control)} ] || set -- "$@" {quote(control)}'
-        return ShareableText(_SCRIPT, first, one)
+        limit = (
+            f'airavata_limit_words=; [ "${{airavata_within-}}" = yes ] || ! command -v timeout >/dev/null 2>&1'
+            f' || airavata_limit_words="timeout {self.submit_s}"'
+        )
+        return ShareableText(f"{_SCRIPT}\n{limit}", first, one, self.submit_s + LOCK_S)
 
 
-def limited(command: str, seconds: int) -> str:
-    """Shell text that runs a command in the place of the shell that runs this, with a limit of seconds if it can.
+def _in_place(command: str) -> str:
+    """Shell text that runs a command in the place of the shell that runs this, with a limit where it needs one.
 
     No shell is started for a command that is one program: see ``Scheduler.submit_command``.
     """
     words = command.removeprefix("exec ") if _ONE_PROGRAM.fullmatch(command) else f"/bin/sh -c {quote(command)}"
-    return f"if command -v timeout >/dev/null 2>&1; then exec timeout {seconds} {words}; fi\nexec {words}"
+    return f"exec $airavata_limit_words {words}"
 
 
 _SCRIPT = (
@@ -153,8 +160,9 @@ _SCRIPT = (
     + r"""
 # A cut session must not end the work in the middle, nor the writing of its answer.
 trap '' HUP PIPE
-airavata_umask=$(umask) airavata_trouble_code="""
-    + str(TROUBLE)
+airavata_umask=$(umask)
+"""
+    + f"airavata_trouble_code={TROUBLE} airavata_lock_s={LOCK_S}"
     + r"""
 umask 077
 airavata_nothing= airavata_functions="""
@@ -190,14 +198,14 @@ airavata_locking() {
   if command -v flock >/dev/null 2>&1; then
     # "command": or else the shell would end here if it cannot.
     command exec 9>>lock || { airavata_unwritable; return; }
-    flock -w 20 9 || { airavata_answer BUSY none 0 0 :; return $airavata_trouble_code; }
+    flock -w $airavata_lock_s 9 || { airavata_answer BUSY none 0 0 :; return $airavata_trouble_code; }
   else
     # Without flock a directory is the lock; one that is old lost its owner.
     airavata_n=0
     until mkdir lock.d 2>/dev/null; do
       [ -z "$(find lock.d -prune -mmin +10 2>/dev/null)" ] || rmdir lock.d 2>/dev/null
       airavata_n=$((airavata_n + 1))
-      [ $airavata_n -le 20 ] || { airavata_answer BUSY none 0 0 :; return $airavata_trouble_code; }
+      [ $airavata_n -le $airavata_lock_s ] || { airavata_answer BUSY none 0 0 :; return $airavata_trouble_code; }
       sleep 1
     done
     airavata_locked=yes

@@ -57,16 +57,18 @@ class ShareableText(str):
     :ivar common: functions and settings
     :ivar first: what all of them do before the first of them runs
     :ivar own: the rest
+    :ivar limit_s: seconds that it may take. With ``airavata_within=yes`` somebody else sees to that; else it does
     """
 
     common: str
     first: str
     own: str
+    limit_s: int
 
-    def __new__(cls, common: str, first: str, own: str) -> ShareableText:
+    def __new__(cls, common: str, first: str, own: str, limit_s: int) -> ShareableText:
         # A function, so that the shell has read all of it when it begins.
         text = super().__new__(cls, f"airavata_main() {{\n{common}\n{first}\n{own}\n}}\nairavata_main\n")
-        text.common, text.first, text.own = common, first, own
+        text.common, text.first, text.own, text.limit_s = common, first, own, limit_s
         return text
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from airavata_provider.errors import CommandTimedOut
-from airavata_provider.schedulers.base import CommandResult
+from airavata_provider.schedulers.base import CommandResult, quote
 from airavata_provider.schedulers.frame import TROUBLE, ShareableText
 from airavata_provider.ssh.command import RawResult, after_token, encoded, new_token
 
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from airavata_provider.ssh.host import Host
     from airavata_provider.ssh.lane import Lane
 
-MOST = 8
+MOST = 12
 """Commands in one session: with more, little is won, and a cut session leaves more to look into."""
+
+SLOW_S = 10
+"""When a session has taken so long, in seconds, what has not begun goes with another."""
 
 
 @dataclass(eq=False)
@@ -93,8 +96,11 @@ class Shared:
                 item = self._waiting.popleft()
                 if not item.result.done():
                     group.append(item)
-            command = first.command if len(group) == 1 else _together([item.command for item in group], token)
-            return encoded(command, token), sum(item.timeout for item in group)
+            timeout = sum(item.timeout for item in group)
+            if len(group) == 1:
+                return encoded(first.command, token), timeout
+            texts = [item.command for item in group if isinstance(item.command, ShareableText)]
+            return encoded(_reader(texts[0].limit_s, token), token, _together(texts, token).encode()), timeout
 
         try:
             raw = await self._host.run_prepared(text)
@@ -138,21 +144,37 @@ def _fit(one: _Item, other: _Item) -> bool:
     return isinstance(a, ShareableText) and isinstance(b, ShareableText) and a.common == b.common
 
 
-def _together(commands: Sequence[str], token: str) -> str:
+def _reader(limit_s: int, token: str) -> str:
+    """Shell text that reads another one and runs it, in a shell with a limit where there is ``timeout``.
+
+    One limit instead of one for each command saves a process for each; it stands for all of them, since none begins
+    :data:`SLOW_S` after the first.
+    """
+    read = f'_a=$(cat); case $_a in *"#{token}") eval "unset _a; $_a";; *) exit 65;; esac'
+    limited = quote(f"airavata_within=yes; {read}")
+    return (
+        "if command -v timeout >/dev/null 2>&1 && [ -r /proc/uptime ]; then"
+        f" exec timeout {limit_s + SLOW_S} /bin/sh -c {limited}; fi\n{read}"
+    )
+
+
+def _together(texts: Sequence[ShareableText], token: str) -> str:
     """Shell text that runs commands one after the other, marks on both streams around each; see :func:`_apart`."""
-    texts = [command for command in commands if isinstance(command, ShareableText)]
-    parts = [
-        f'airavata_mark() {{ printf "\\n%s\\n" "{token} $1"; printf "\\n%s\\n" "{token} $1" >&2; }}',
-        texts[0].common,
-        *(text.first for text in texts),
-    ]
+    parts = [_NEXT.format(token=token, trouble=TROUBLE, slow=SLOW_S), texts[0].common, *(text.first for text in texts)]
     for number, text in enumerate(texts):
-        parts += [
-            f"airavata_mark {number}",
-            text.own,
-            f'airavata_ended=$?; airavata_mark "end $airavata_ended"; [ "$airavata_ended" -ne {TROUBLE} ] || exit 0',
-        ]
-    return "\n".join(parts)
+        parts += [f"airavata_mark {number}", text.own, "airavata_next $?"]
+    return "\n".join((*parts, f"#{token}"))
+
+
+_NEXT = """\
+airavata_mark() {{ printf '\\n%s\\n' "{token} $1"; printf '\\n%s\\n' "{token} $1" >&2; }}
+airavata_clock() {{ airavata_up=0; [ ! -r /proc/uptime ] || IFS=. read -r airavata_up airavata_rest </proc/uptime; }}
+airavata_next() {{
+  airavata_mark "end $1"
+  airavata_clock
+  [ "$1" -ne {trouble} ] && [ $((airavata_up - airavata_begun)) -lt {slow} ] || {{ airavata_mark stop; exit 0; }}
+}}
+airavata_clock; airavata_begun=$airavata_up"""
 
 
 def _apart(out: bytes, raw: RawResult, token: str, count: int) -> list[RawResult | None]:
@@ -162,13 +184,12 @@ def _apart(out: bytes, raw: RawResult, token: str, count: int) -> list[RawResult
     """
     outs, errors = _marked(out, token), _marked(raw.stderr, token)
     answers: list[RawResult | None] = []
-    stopped = False
+    stopped = f"\n{token} stop\n".encode() in out
     for number in range(count):
         if number not in outs:
             answers.append(None if stopped else RawResult(raw.exit_status or 1, b"", raw.stderr))
             continue
         status, text = outs[number]
-        stopped = status == TROUBLE
         if status is None:
             status = raw.exit_status or 1
         answers.append(RawResult(status, text, errors.get(number, (None, b""))[1]))
@@ -179,12 +200,12 @@ def _marked(stream: bytes, token: str) -> dict[int, tuple[int | None, bytes]]:
     """Exit status (None: it is not told) and text by the command's number."""
     found: dict[int, tuple[int | None, bytes]] = {}
     mark = re.escape(token.encode())
-    pieces = re.split(rb"\n%b (end \d+|\d+)\n" % mark, stream)
+    pieces = re.split(rb"\n%b (stop|end \d+|\d+)\n" % mark, stream)
     number = -1
     for label, text in zip(pieces[1::2], pieces[2::2], strict=True):
         if label.startswith(b"end "):
             found[number] = (int(label[4:]), found[number][1])
-        else:
+        elif label != b"stop":
             number = int(label)
             found[number] = (None, text)
     return found
