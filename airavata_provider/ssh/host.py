@@ -43,7 +43,7 @@ from airavata_provider.ssh.connect import translated
 from airavata_provider.ssh.disk import read_chunks, write_chunks
 from airavata_provider.ssh.lane import CHANCE, SESSION_REFUSED_PAUSE_S, SESSION_REFUSED_TRIES
 from airavata_provider.ssh.scripts import Digest, FileToWrite
-from airavata_provider.ssh.shared import Shared, shared
+from airavata_provider.ssh.shared import Shared
 
 if TYPE_CHECKING:
     from airavata_provider.ssh.lane import Lane, Link
@@ -63,16 +63,14 @@ class Host:
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
+        limits = lane.target.limits
+        #: The host for many short commands at once, which share sessions while it is busy.
+        self.shared = Shared(self, limits.max_connections * limits.sessions_per_connection)
 
     @property
     def name(self) -> str:
         """``user@host:port``, for messages."""
         return self._lane.target.name
-
-    @property
-    def shared(self) -> Shared:
-        """The host for many short commands at once, which share sessions while it is busy."""
-        return shared(self, self._lane)
 
     async def run(
         self,

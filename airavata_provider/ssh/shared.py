@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from airavata_provider.errors import CommandTimedOut
 from airavata_provider.schedulers.base import CommandResult, quote
@@ -30,7 +29,6 @@ from airavata_provider.ssh.command import RawResult, after_token, encoded, new_t
 
 if TYPE_CHECKING:
     from airavata_provider.ssh.host import Host
-    from airavata_provider.ssh.lane import Lane
 
 MOST = 12
 """Commands in one session: with more, little is won, and a cut session leaves more to look into."""
@@ -47,7 +45,7 @@ class _Item:
 
 
 class Shared:
-    """See the module. One per host's connections: :func:`shared`."""
+    """See the module. There is one for all that use a host's connections: ``Host.shared``."""
 
     def __init__(self, host: Host, sessions: int) -> None:
         self._host = host
@@ -63,9 +61,10 @@ class Shared:
     async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
         """As :meth:`~airavata_provider.ssh.host.Host.run`; ``timeout`` counts together with those of the commands
         in the same session.
+
+        :raises ValueError: a NUL in the command
         """
-        if "\0" in command:
-            raise ValueError("a NUL character cannot be passed to a command")
+        encoded(command, "")  # what cannot be sent is its caller's fault alone
         item = _Item(command, timeout)
         self._waiting.append(item)
         self._start()
@@ -100,7 +99,7 @@ class Shared:
             if len(group) == 1:
                 return encoded(first.command, token), timeout
             texts = [item.command for item in group if isinstance(item.command, ShareableText)]
-            return encoded(_reader(texts[0].limit_s, token), token, _together(texts, token).encode()), timeout
+            return encoded(_reader(texts[0].limit_s, token), token, _together(texts, token)), timeout
 
         try:
             raw = await self._host.run_prepared(text)
@@ -158,12 +157,12 @@ def _reader(limit_s: int, token: str) -> str:
     )
 
 
-def _together(texts: Sequence[ShareableText], token: str) -> str:
+def _together(texts: Sequence[ShareableText], token: str) -> bytes:
     """Shell text that runs commands one after the other, marks on both streams around each; see :func:`_apart`."""
     parts = [_NEXT.format(token=token, trouble=TROUBLE, slow=SLOW_S), texts[0].common, *(text.first for text in texts)]
     for number, text in enumerate(texts):
         parts += [f"airavata_mark {number}", text.own, "airavata_next $?"]
-    return "\n".join((*parts, f"#{token}"))
+    return "\n".join((*parts, f"#{token}")).encode("utf-8", "surrogateescape")
 
 
 _NEXT = """\
@@ -184,10 +183,11 @@ def _apart(out: bytes, raw: RawResult, token: str, count: int) -> list[RawResult
     """
     outs, errors = _marked(out, token), _marked(raw.stderr, token)
     answers: list[RawResult | None] = []
+    last = errors[max(errors)][1] if errors else raw.stderr
     stopped = f"\n{token} stop\n".encode() in out
     for number in range(count):
         if number not in outs:
-            answers.append(None if stopped else RawResult(raw.exit_status or 1, b"", raw.stderr))
+            answers.append(None if stopped else RawResult(raw.exit_status or 1, b"", last))
             continue
         status, text = outs[number]
         if status is None:
@@ -208,16 +208,4 @@ def _marked(stream: bytes, token: str) -> dict[int, tuple[int | None, bytes]]:
         elif label != b"stop":
             number = int(label)
             found[number] = (None, text)
-    return found
-
-
-_SHARED: WeakKeyDictionary[Lane, Shared] = WeakKeyDictionary()
-
-
-def shared(host: Host, lane: Lane) -> Shared:
-    """The one of those connections."""
-    found = _SHARED.get(lane)
-    if found is None:
-        limits = lane.target.limits
-        found = _SHARED[lane] = Shared(host, limits.max_connections * limits.sessions_per_connection)
     return found

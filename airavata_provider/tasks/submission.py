@@ -178,7 +178,7 @@ class Submit(Task[SubmitParameters]):
 
         async def send() -> str:
             return await submit(
-                await services.host(resource),
+                (await services.host(resource)).shared,
                 scheduler(resource.scheduler),
                 request,
                 store=services.store,
