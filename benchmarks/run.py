@@ -1,5 +1,6 @@
 """The bench: experiments an hour and seconds for one, beside a plain Airflow DAG and the limit of the host; how
-a queue's limit holds under a burst; and what the monitors know of real jobs, and how soon.
+a queue's limit holds under a burst; what a submission costs beside bare ``sbatch``; and what the monitors know of
+real jobs, and how soon.
 
 Everything is measured in one run, on the test bed (real sshd, SLURM, PostgreSQL) and one Airflow instance
 with one set of settings. Prints a table, writes ``build/bench.json``; the exit status is 1 when a run failed.
@@ -24,7 +25,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks import admission, monitor
+from benchmarks import admission, monitor, submit
 from benchmarks.limit import submissions_per_hour
 from benchmarks.measure import ConnectionCounter, difference, tree_cpu_seconds
 from benchmarks.setup import EXPERIMENT, bench_airflow
@@ -38,6 +39,8 @@ ADMISSION = "admission"
 """A burst for a small queue, without Airflow."""
 MONITOR = "monitor"
 """Real jobs and all sources of news, without Airflow."""
+SUBMIT = "submit"
+"""A burst of submissions, without Airflow."""
 TARGETS = {"task": 8.0, "segment": 15.0}
 """Times the plain DAG's throughput."""
 
@@ -236,11 +239,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=300, help="runs in a pattern's burst")
     parser.add_argument("--plain", type=int, default=60, help="runs in the plain DAG's burst")
     parser.add_argument("--lone", type=int, default=5, help="lone runs of each")
-    modes = [*DAGS, WEBHOOK, ADMISSION, MONITOR]
+    modes = [*DAGS, WEBHOOK, ADMISSION, SUBMIT, MONITOR]
     parser.add_argument("--modes", nargs="+", choices=modes, default=modes)
     parser.add_argument("--requests", type=int, default=2000, help="requests for the small queue")
     parser.add_argument("--queue", type=int, default=50, help="jobs that the small queue takes")
     parser.add_argument("--job-seconds", type=float, default=8.0, help="seconds of a job in the small queue")
+    parser.add_argument("--submissions", type=int, default=300, help="submissions at once, and bare sbatch commands")
     parser.add_argument("--jobs", type=int, default=2000, help="SLURM jobs that the monitors follow")
     parser.add_argument("--drop", type=float, default=0.1, help="share of their scripts' calls that is lost")
     parser.add_argument("--late", type=float, default=180.0, help="seconds by which their mail is late at most")
@@ -259,6 +263,11 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"admission: {options.requests} requests for a queue of {options.queue}, a pretended scheduler")
         crowd = admission.burst(bed, options.requests, options.queue, options.job_seconds)
         options.modes.remove(ADMISSION)
+    sent: dict[str, Any] = {}
+    if SUBMIT in options.modes:
+        say(f"submit: {options.submissions} at once, and as many sbatch commands, {submit.ROUNDS} times in turn")
+        sent = submit.measure(bed, options.submissions)
+        options.modes.remove(SUBMIT)
     heard: dict[str, Any] = {}
     if MONITOR in options.modes:
         say(f"monitor: {options.jobs} SLURM jobs")
@@ -277,9 +286,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.modes:
         result, failed = everything(bed, PROJECT / "build" / "bench", options)
     faults = [f"admission: {fault}" for fault in admission.faults(crowd)] if crowd else []
+    faults += [f"submit: {fault}" for fault in submit.faults(sent)] if sent else []
     faults += [f"monitor: {fault}" for fault in monitor.faults(heard)] if heard else []
     if crowd:
         result = {**result, ADMISSION: crowd}
+    if sent:
+        result = {**result, SUBMIT: sent}
     if heard:
         result = {**result, MONITOR: heard}
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -288,6 +300,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(table(result))
     if crowd:
         print(admission.table(crowd))
+    if sent:
+        print(submit.table(sent))
     if heard:
         print(monitor.table(heard))
     say(f"{time.monotonic() - started:.0f} s in all; {options.output}")

@@ -1,8 +1,8 @@
 """The remote half of a submission: one shell script that submits at most once, and how its answer is read.
 
-What it does with what it finds in the job's control directory is told in ``jobs.submission``, which decides what to call
-it with. A cut script does nothing; everything is done under a lock; the answer is framed by a nonce, since a login
-may print whatever it likes around it.
+What it does with what it finds in the job's control directory is told in ``jobs.submission``, which decides what to
+call it with. A cut script does nothing; everything is done under a lock; the answer is framed by a nonce, since a
+login may print whatever it likes around it.
 
 A burst costs the host little more than its submit commands do: on the way of a first try every program that is
 started, and every process, is one that nothing can be done without.

@@ -237,7 +237,10 @@ class Scheduler(ABC):
 
     @abstractmethod
     def submit_command(self, script: str, request: JobRequest) -> str:
-        """Command that submits the script at that path (absolute); run in the working directory."""
+        """Command that submits the script at that path (absolute); run in the working directory.
+
+        A single line that is ``exec`` and one program with its words and redirections gets no shell around it.
+        """
 
     @abstractmethod
     def parse_submit(self, result: CommandResult) -> str:

@@ -43,8 +43,8 @@ def frame(label: str, command: str) -> str:
 
 
 TROUBLE = 75
-"""Exit status (``EX_TEMPFAIL`` of sysexits.h) of a command that found the host slow or in trouble: others that share its
-session shall not wait for it.
+"""Exit status (``EX_TEMPFAIL`` of sysexits.h) of a command that found the host slow or in trouble: others that share
+its session shall not wait for it.
 """
 
 

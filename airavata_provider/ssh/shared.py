@@ -1,12 +1,12 @@
-"""Commands that share a session while a host is busy: what waits when a session becomes free goes in one, one after the
-other, each with an answer of its own.
+"""Commands that share a session while a host is busy: what waits when a session becomes free goes in one, one after
+the other, each with an answer of its own.
 
 A session costs a host several processes, often as much as the command in it. For many short commands of one kind
 (``schedulers.frame.ShareableText``) at once. A lone caller waits for nobody.
 
-What always holds is what holds for one command: it is never run again if it may have run. Commands that certainly have
-not begun, since the one before said ``TROUBLE``, go with the next session. A command whose caller is cancelled
-once it is under way runs on, for the others' sake.
+What always holds is what holds for one command: it is never run again if it may have run. Commands that certainly
+have not begun, since one before them was slow or said ``TROUBLE``, go with the next session. A command whose caller
+is cancelled once it is under way runs on, for the others' sake.
 
 Must not import Airflow.
 """
@@ -159,7 +159,8 @@ def _reader(limit_s: int, token: str) -> str:
 
 def _together(texts: Sequence[ShareableText], token: str) -> bytes:
     """Shell text that runs commands one after the other, marks on both streams around each; see :func:`_apart`."""
-    parts = [_NEXT.format(token=token, trouble=TROUBLE, slow=SLOW_S), texts[0].common, *(text.first for text in texts)]
+    begin = _NEXT.format(token=token, trouble=TROUBLE, slow=SLOW_S)
+    parts = [begin, texts[0].common, *(text.first for text in texts)]
     for number, text in enumerate(texts):
         parts += [f"airavata_mark {number}", text.own, "airavata_next $?"]
     return "\n".join((*parts, f"#{token}")).encode("utf-8", "surrogateescape")

@@ -63,9 +63,7 @@ class BentShared:
 
 
 class Bent:
-    """A host whose commands see a folder of shims first, and whose answers a test may take away.
-
-    """
+    """A host whose commands see a folder of shims first, and whose answers a test may take away."""
 
     def __init__(self, host: Host, before: str = "", after: Callable[[int], None] | None = None) -> None:
         self.host, self.before, self.after = host, before, after

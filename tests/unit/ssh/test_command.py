@@ -63,7 +63,10 @@ def test_a_long_text_has_its_input() -> None:
 @pytest.mark.parametrize("padding", ["", PADDING], ids=["short", "long"])
 @pytest.mark.parametrize("shell", SHELLS)
 def test_any_login_shell_will_do(shell: str, padding: str) -> None:
-    command = f": {padding}\n" + "a='it''s \"$HOME\" !x \\n'\nif true; then\n  printf '%s\\n' \"$a\"\nfi\ncat <<'E'\n\\t$a\nE\nexit 7"
+    command = (
+        f": {padding}\n"
+        + "a='it''s \"$HOME\" !x \\n'\nif true; then\n  printf '%s\\n' \"$a\"\nfi\ncat <<'E'\n\\t$a\nE\nexit 7"
+    )
     done = answer(command, shell=shell)
     assert after_token(done.stdout, TOKEN) == b'its "$HOME" !x \\n\n\\t$a\n'
     assert (done.returncode, done.stderr) == (7, b"")

@@ -16,7 +16,7 @@ from airavata_provider.ssh.pool import SSHPool
 from airavata_provider.ssh.target import Limits
 from airavata_provider.testing import EmbeddedSSH
 
-COMMON = "say() { echo \"$1\"; echo \"$1\" >>log; }"
+COMMON = 'say() { echo "$1"; echo "$1" >>log; }'
 ONE = Limits(max_connections=1, sessions_per_connection=1)
 """One session at a time: the first command has it, and the others wait together."""
 
@@ -63,14 +63,18 @@ async def test_who_is_alone_has_a_session_alone(host: Host, server: EmbeddedSSH)
 
 
 async def test_only_commands_of_one_kind_share(host: Host, server: EmbeddedSSH) -> None:
-    answers = await both(host, text("say $$"), "echo $$", text("echo $$", common="a=1"), text("echo $$", common="a=1"))
+    answers = await both(
+        host, text("say $$"), "echo $$", text("echo $$", common="a=1"), text("echo $$", common="a=1")
+    )
     pids = [answer.stdout for answer in answers if isinstance(answer, CommandResult)]
     assert pids[2] == pids[3]
     assert len(set(pids)) == 3
 
 
 async def test_those_after_trouble_go_with_the_next_session(host: Host, server: EmbeddedSSH) -> None:
-    answers = await both(host, text("say one"), text(f"say two; (exit {TROUBLE})"), text("say three"), text("say four"))
+    answers = await both(
+        host, text("say one"), text(f"say two; (exit {TROUBLE})"), text("say three"), text("say four")
+    )
     assert [answer.exit_status for answer in answers if isinstance(answer, CommandResult)] == [0, TROUBLE, 0, 0]
     assert log(server) == ["first"] * 4 + ["one", "two"] + ["first"] * 2 + ["three", "four"]
 
