@@ -30,7 +30,7 @@ from airavata_provider.ssh.command import RawResult, after_token, encoded, new_t
 if TYPE_CHECKING:
     from airavata_provider.ssh.host import Host
 
-MOST = 12
+MOST = 8
 """Commands in one session: with more, little is won, and a cut session leaves more to look into."""
 
 SLOW_S = 10
