@@ -137,7 +137,7 @@ class Bench:
         if webhook_base:
             url = f"{webhook_base}/airavata/jobs/{name}/events"
             webhook = Webhook(url, WebhookTokens(SECRET).token(name))
-        await submit(self.host.shared, Slurm(), request, store=self.store, job=job, webhook=webhook, first=True)
+        await submit(self.host, Slurm(), request, store=self.store, job=job, webhook=webhook, first=True)
 
     async def _wait(self, name: str) -> None:
         await self.store.wait(name)

@@ -144,7 +144,7 @@ class Ours:
         )
         webhook = Webhook(f"http://127.0.0.1:9/airavata/jobs/{name}/events", uuid.uuid4().hex)
         return await submit(
-            self.host.shared, Slurm(), request, store=self.store, job=job, webhook=webhook, first=True, log=LOG
+            self.host, Slurm(), request, store=self.store, job=job, webhook=webhook, first=True, log=LOG
         )
 
 

@@ -1,9 +1,10 @@
 """Submits a job once: whoever is killed wherever, whoever tries at the same time, and whatever gets lost.
 
-Two phases. First the intent is saved, by the caller (``JobStore.intend``). Then one remote script, fed to a
-shell over one session, works under a lock in the job's control directory: it writes the job script, then a
-marker (``submitting``: a nonce and the time), runs the scheduler's submit command, and writes its answer
-into ``submit.out``. Then the id is saved. Running all of it again finds what the last run left:
+Two phases. First the intent is saved, by the caller (``JobStore.intend``). Then one remote script
+(``submit_script``), fed to a shell over one session that others may share with it (``ssh.shared``), works under a
+lock in the job's control directory: it writes the job script, then a marker (``submitting``: a nonce and the time),
+runs the scheduler's submit command, and writes its answer into ``submit.out``. Then the id is saved. Running all of
+it again finds what the last run left:
 
 ============================================  =============================================================
 found in the control directory                then
@@ -153,6 +154,8 @@ async def submit(
         say.info("Job %s was submitted before, as %s", job.name, job.native_id)
         return job.native_id
     script = write_script(scheduler, request, webhook, control_directory(request.directory, request.name))
+    # Where the host can: many at once share sessions.
+    host = getattr(host, "shared", host)
     work = _Submission(host, scheduler, request, script, webhook, user, patience, job.created_at)
     try:
         native_id = await _until_told(work, Call(look=not first), say, deadline_s)

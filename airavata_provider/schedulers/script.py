@@ -392,6 +392,7 @@ airavata_notice() { # the walltime is near
     [2367abefABEF]) kill -s USR1 "$airavata_at" 2>/dev/null;;
   esac
 }"""
+"""What is the same in every job's script."""
 
 _BEGIN = r"""
 rm -f "$airavata_control/exit" "$airavata_control/ending" "$airavata_control/payload" "$airavata_control/status"

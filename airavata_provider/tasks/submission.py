@@ -178,7 +178,7 @@ class Submit(Task[SubmitParameters]):
 
         async def send() -> str:
             return await submit(
-                (await services.host(resource)).shared,
+                await services.host(resource),
                 scheduler(resource.scheduler),
                 request,
                 store=services.store,

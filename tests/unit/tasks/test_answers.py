@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,7 +90,7 @@ class World(Services):
         return self._admitter
 
     async def host(self, resource: ComputeResource) -> Any:
-        return SimpleNamespace(shared=None)
+        return None
 
     async def storage(self, name: str) -> Any:
         raise NotImplementedError

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,7 +54,7 @@ class World(Services):
         return self._admitter
 
     async def host(self, resource: ComputeResource) -> Any:
-        return SimpleNamespace(shared=None)
+        return None
 
     async def storage(self, name: str) -> Any:
         raise NotImplementedError
