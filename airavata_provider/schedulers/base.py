@@ -271,7 +271,10 @@ class Scheduler(ABC):
 
     @abstractmethod
     def submit_command(self, script: str, request: JobRequest) -> str:
-        """Command that submits the script at that path (absolute); run in the working directory."""
+        """Command that submits the script at that path (absolute); run in the working directory.
+
+        A single line that is ``exec`` and one program with its words and redirections gets no shell around it.
+        """
 
     def parse_submit(self, result: CommandResult) -> str:
         """The scheduler's id from :meth:`submit_command`'s answer, by :attr:`submit_words`.
