@@ -288,4 +288,3 @@ class _Submission:
             f" none, remove {control}/submitting and retry. Until then it counts as a job there; to give it up,"
             " cancel its experiment",
         )
-

@@ -1,8 +1,8 @@
 """The remote half of a submission: one shell script that submits at most once, and how its answer is read.
 
-What it does with what it finds in the job's control directory is told in ``jobs.submission``, which decides what to call
-it with. A cut script does nothing; everything is done under a lock; the answer is framed by a nonce, since a login
-may print whatever it likes around it.
+What it does with what it finds in the job's control directory is told in ``jobs.submission``, which decides what to
+call it with. A cut script does nothing; everything is done under a lock; the answer is framed by a nonce, since a
+login may print whatever it likes around it.
 
 Pure: builds text and parses text. Imports no Airflow.
 """

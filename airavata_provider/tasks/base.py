@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -113,13 +113,18 @@ class Deadline:
             self._scope.reschedule(clock() + left)
 
 
+async def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class TaskContext(Generic[P]):
     """What one run of one task is given.
 
     :param identity: which task of which experiment
     :param try_number: Airflow's, from 1; for records and messages only, never for names
-    :param fresh: a person cleared this task after it had ended: start anew instead of finding the old result
+    :param fresh: a person cleared this task after it had ended: start anew instead of finding the old result. It
+        stays so, whoever is killed or fails, until the task has completed or says that it has :attr:`begun` anew
     :param parameters: validated, templates rendered
     :param experiment: the request, None in a hand-written DAG
     :param resource: where it runs
@@ -127,6 +132,8 @@ class TaskContext(Generic[P]):
     :param services: the outside world
     :param log: this task's log
     :param deadline: how long it may take
+    :param past: with ``fresh``: the last attempt at a job of this task that was there when it was cleared, 0 for none
+    :param begun: puts on record that a fresh task has begun anew: started again, it goes on
     :param submission: of a task that answers a job's end by submitting it once more: what its submission is given
     """
 
@@ -140,6 +147,8 @@ class TaskContext(Generic[P]):
     services: Services
     log: logging.Logger
     deadline: Deadline = field(default_factory=Deadline)
+    past: int = 0
+    begun: Callable[[], Awaitable[None]] = _nothing
     submission: TaskContext[Any] | None = None
 
 

@@ -23,7 +23,7 @@ from airavata_provider.models.rules import NotAgain, Rule, made_by
 from airavata_provider.tasks.answers import answer, submit_again
 from airavata_provider.tasks.arrays import failure
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
-from airavata_provider.tasks.submission import request_end
+from airavata_provider.tasks.ending import request_end
 
 if TYPE_CHECKING:
     from airavata_provider.models.resolved import ResolvedExperiment

@@ -21,11 +21,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from airavata_provider.errors import AiravataError, DeadlineExceeded, ExperimentRefused, Fault
 from airavata_provider.models.experiment import Experiment, Fitting, ResolvedExperiment, resolve
 from airavata_provider.models.identity import TaskIdentity, birth, experiment_directory
-from airavata_provider.models.job import TaskRecord, TaskState
+from airavata_provider.models.job import TaskState
 from airavata_provider.models.template import render
 from airavata_provider.tasks.base import Deadline, Parameters, TaskContext, TaskResult
 from airavata_provider.tasks.job_request import fit
 from airavata_provider.tasks.registry import task_type
+from airavata_provider.triggers.clearing import is_fresh, mark, mark_cleared, past_of, record_of
 from airavata_provider.triggers.services import HostServices
 
 
@@ -119,24 +120,6 @@ class Segment:
     results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def is_fresh(tasks: Sequence[HostedTask], run: Run, records: Mapping[tuple[str, int], TaskRecord]) -> bool:
-    """Whether a person asked for this segment's work anew, as opposed to a retry that goes on with it.
-
-    A trigger that dies is started again with the same try number, and Airflow retries only what told of its
-    failure, which leaves a record that is not COMPLETED. So a segment that is complete on record and begins
-    again with a later try was cleared by a person. A worker can die after its work is recorded and before
-    Airflow hears of it: there the host says which tries were cleared.
-    """
-    found = [records.get((task.id, run.map_index)) for task in tasks]
-    complete = [record for record in found if record is not None and record.state is TaskState.COMPLETED]
-    if len(complete) < len(tasks):
-        return False
-    last = max(record.try_number for record in complete)
-    if run.cleared_through is not None:
-        return last <= run.cleared_through
-    return last < run.try_number
-
-
 async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
     """Run the tasks in order; return the results by task id.
 
@@ -153,11 +136,8 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
         if fitting is not None:
             resolved = await _place(segment, fitting)
     records = await services.store.task_records(run.dag_id, run.run_id, run.born)
-    fresh = is_fresh(segment.tasks, run, records)
-    if fresh:
-        await services.store.forget_tasks(
-            run.dag_id, run.run_id, run.born, [(task.id, run.map_index) for task in segment.tasks]
-        )
+    if is_fresh(segment.tasks, run, records):
+        records = await mark_cleared(services.store, segment.tasks, run, records)
     segment.results.update(
         (task_id, record.result)
         for (task_id, map_index), record in records.items()
@@ -165,10 +145,10 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
     )
     for task in segment.tasks:
         record = records.get((task.id, run.map_index))
-        if not fresh and record is not None and record.state is TaskState.COMPLETED:
+        if record is not None and record.state is TaskState.COMPLETED:
             segment.log.info("%s: done by try %d already", task.id, record.try_number)
             continue
-        result = await _run_task(segment, task, experiment, resolved, fresh)
+        result = await _run_task(segment, task, experiment, resolved, past_of(record))
         segment.results[task.id] = result.values
         if result.skipped:
             raise Skipped(task.id)
@@ -197,7 +177,7 @@ async def cancel_segment(segment: Segment) -> None:
             segment.results.setdefault(task_id, record.result)
     for task in segment.tasks:
         try:
-            context = make_context(segment, task, experiment, resolved, fresh=False)
+            context = make_context(segment, task, experiment, resolved)
             await task_type(task.type).cancel(context)
         except AiravataError as error:
             segment.log.warning("%s: could not be cancelled: %s", task.id, error)
@@ -227,16 +207,24 @@ async def _run_task(
     task: HostedTask,
     experiment: Experiment | None,
     resolved: ResolvedExperiment | None,
-    fresh: bool,
+    past: int | None,
 ) -> TaskResult:
-    run = segment.run
+    """:param past: see :func:`~airavata_provider.triggers.clearing.mark`"""
+    run, store = segment.run, segment.services.store
     started = datetime.now(UTC)
+
+    async def begun() -> None:
+        nonlocal past
+        if past is not None:
+            await store.record_task(record_of(run, task.id, TaskState.EXECUTING, started))
+            past = None
+
     if len(segment.tasks) > 1:
         segment.log.info("::group::%s", task.id)
     result: TaskResult | None = None
     message = ""
     try:
-        context = make_context(segment, task, experiment, resolved, fresh)
+        context = replace(make_context(segment, task, experiment, resolved, past), begun=begun)
         try:
             async with asyncio.timeout(task.deadline_s) as scope:
                 result = await task_type(task.type).run(_until_then(context, Deadline(scope)))
@@ -255,19 +243,15 @@ async def _run_task(
     finally:
         # Cancellation is not an outcome of the task: it leaves no record, and the next run starts it again.
         if result is not None or message:
-            await segment.services.store.record_task(
-                TaskRecord(
-                    dag_id=run.dag_id,
-                    experiment_id=run.run_id,
-                    task_id=task.id,
-                    map_index=run.map_index,
-                    try_number=run.try_number,
-                    state=TaskState.COMPLETED if result is not None else TaskState.FAILED,
-                    started_at=started,
+            await store.record_task(
+                record_of(
+                    run,
+                    task.id,
+                    TaskState.COMPLETED if result is not None else TaskState.FAILED,
+                    started,
                     ended_at=datetime.now(UTC),
-                    result=dict(result.values) if result is not None else {},
+                    result=dict(result.values) if result is not None else mark(past),
                     error=message,
-                    born=run.born,
                 )
             )
         if len(segment.tasks) > 1:
@@ -280,9 +264,11 @@ def make_context(
     task: HostedTask,
     experiment: Experiment | None,
     resolved: ResolvedExperiment | None,
-    fresh: bool,
+    past: int | None = None,
 ) -> TaskContext[Any]:
     """Everything one task is given, its parameters rendered and validated.
+
+    :param past: see :func:`~airavata_provider.triggers.clearing.mark`
 
     :raises ExperimentRefused: parameters that make no sense once their templates are rendered
     :raises CatalogError: an unknown resource
@@ -307,14 +293,15 @@ def make_context(
     return TaskContext(
         identity=TaskIdentity(run.dag_id, run.run_id, task.id, run.map_index, run.born),
         try_number=run.try_number,
-        fresh=fresh,
+        fresh=past is not None,
+        past=past or 0,
         parameters=_validate(kind.Parameters, parameters, task.id),
         experiment=experiment,
         resource=resource,
         directory=directory,
         services=segment.services,
         log=segment.log,
-        submission=make_context(segment, task.submission, experiment, resolved, False) if task.submission else None,
+        submission=make_context(segment, task.submission, experiment, resolved) if task.submission else None,
     )
 
 

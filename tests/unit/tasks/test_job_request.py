@@ -22,7 +22,8 @@ from airavata_provider.models.job import Job
 from airavata_provider.schedulers.request import Container, ContainerRuntime, JobRequest, MailEvent
 from airavata_provider.tasks.base import Services, TaskContext
 from airavata_provider.tasks.job_request import door_faults, fit, job_fields, layout, option_faults, unsupported
-from airavata_provider.tasks.submission import Submit, SubmitParameters, request_of
+from airavata_provider.tasks.submission import Submit
+from airavata_provider.tasks.submit_parameters import SubmitParameters, request_of
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "options_catalog"
 CATALOG = load_catalog([FOLDER])

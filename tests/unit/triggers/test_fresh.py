@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from airavata_provider.models.job import TaskRecord, TaskState
-from airavata_provider.triggers.host import HostedTask, Run, is_fresh
+from airavata_provider.triggers.clearing import is_fresh
+from airavata_provider.triggers.host import HostedTask, Run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TASKS = [HostedTask(id="stage_in", type="stage_in"), HostedTask(id="submit", type="submit")]
