@@ -1,12 +1,14 @@
-"""A pattern's rule on a real cluster: the next attempt asks for more, once, however often the monitor is killed."""
+"""Further attempts on a real cluster, by a pattern's rule and by a person's clear: one job each, and none is lost,
+however often who makes them is killed."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -22,6 +24,7 @@ from airavata_provider.triggers.host import HostedTask
 from tests.bed import Bed
 from tests.services import BedServices
 
+T = TypeVar("T")
 SETUP = HostedTask(id="setup", type="environment_setup", resource="cluster")
 SUBMIT = HostedTask(
     id="submit",
@@ -33,6 +36,9 @@ SUBMIT = HostedTask(
         "memory_mb": 100,
         "walltime_s": 120,
     },
+)
+SLEEP = SUBMIT.model_copy(
+    update={"parameters": {"executable": "sleep", "arguments": ["300"], "walltime_s": 600}},
 )
 RULE = {"outcome": "FAILED", "exit_codes": [75], "memory": "*2", "walltime": "*1.5", "at_most": 2}
 MONITOR = HostedTask(
@@ -58,33 +64,64 @@ async def recorded(bed: Bed, job: Job) -> list[str]:
     """What the cluster's accounting, which lags behind, has under a job's name."""
     columns = "JobID,State,ReqMem,TimelimitRaw"
     for _ in range(60):
-        lines = bed.run(f"sacct -X -n -P --name {job.name} -o {columns}").stdout.split()
+        lines = bed.run(f"sacct -X -n -P --name {job.name} -o {columns}").stdout.splitlines()
         if lines and not any("PENDING" in line or "RUNNING" in line for line in lines):
             break
         await asyncio.sleep(0.5)
     return lines
 
 
-@pytest.mark.parametrize("seed", [None, 1])
-async def test_each_attempt_asks_for_more_and_runs_once(
-    services: BedServices, bed: Bed, seed: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A submit that was cut before it told anything is looked for this long; the bed's SLURM is never that slow.
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submit that was cut before it told anything is not looked for long; the bed's SLURM is never that slow."""
     defaults = {**(submit.__kwdefaults__ or {}), "patience": Patience(grace_s=5, pauses_s=(0.5,))}
     monkeypatch.setattr(submit, "__kwdefaults__", defaults)
-    experiment, chance = f"test-{uuid.uuid4().hex}", random.Random(seed)
-    await services.run(experiment, None, SETUP)
-    await services.run(experiment, None, SUBMIT)
-    patience = 0.0 if seed is not None else 120.0
+
+
+async def killed_until_done(services: BedServices, run: Callable[[], Awaitable[T]], chance: random.Random) -> T:
+    """The result, of one that is killed, and its process' reconciler with it, after longer and longer times."""
+    patience = 0.0
     while True:
         patience += chance.uniform(0.005, 0.08)
-        running = asyncio.create_task(services.run(experiment, None, MONITOR))
+        running = asyncio.ensure_future(run())
         done, _ = await asyncio.wait({running}, timeout=patience)
         if done:
-            watched = running.result()["monitor"]
-            break
+            return running.result()
         running.cancel()
         await asyncio.wait({running})
+        await stop_reconciler()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_cleared_submission_ends_the_old_job_and_makes_one(services: BedServices, bed: Bed) -> None:
+    experiment = f"test-{uuid.uuid4().hex}"
+    await services.run(experiment, None, SETUP)
+    await services.run(experiment, None, SLEEP)
+    result = await killed_until_done(
+        services, lambda: services.run(experiment, None, SLEEP, try_number=2), random.Random(3)
+    )
+    first, second = await services.store.attempts(TaskIdentity("pattern", experiment, "submit"))
+    assert (result["submit"]["attempt"], result["submit"]["native_id"]) == (2, second.native_id)
+    assert bed.run(f"squeue -h -t PENDING,RUNNING -o %i -n {first.name},{second.name}").stdout.split() == [second.native_id]
+    await services.store.request_cancel(second.name, "test")
+    await services.watch()
+    await services.store.wait(second.name, timeout_s=30)
+    for job in (first, second):
+        (line,) = await recorded(bed, job)
+        assert line.startswith(f"{job.native_id}|CANCELLED")
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("seed", [None, 1])
+async def test_each_attempt_asks_for_more_and_runs_once(services: BedServices, bed: Bed, seed: int | None) -> None:
+    experiment = f"test-{uuid.uuid4().hex}"
+    await services.run(experiment, None, SETUP)
+    await services.run(experiment, None, SUBMIT)
+    if seed is None:
+        watched = (await services.run(experiment, None, MONITOR))["monitor"]
+    else:
+        again = killed_until_done(services, lambda: services.run(experiment, None, MONITOR), random.Random(seed))
+        watched = (await again)["monitor"]
 
     attempts = await services.store.attempts(TaskIdentity("pattern", experiment, "submit"))
     assert (watched["attempt"], watched["native_id"], watched["state"]) == (3, attempts[-1].native_id, "COMPLETE")
