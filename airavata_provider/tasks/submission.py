@@ -31,6 +31,7 @@ from airavata_provider.tasks.job_request import job_fields, unsupported
 from airavata_provider.tasks.submit_parameters import SubmitParameters, as_intended, request_of
 
 if TYPE_CHECKING:
+    from airavata_provider.models.placement import Placement
     from airavata_provider.models.resolved import ResolvedExperiment
 
 
@@ -66,13 +67,19 @@ class Submit(Task[SubmitParameters]):
         )
 
     async def attempt_again(
-        self, context: TaskContext[SubmitParameters], last: Job, following: Next
+        self,
+        context: TaskContext[SubmitParameters],
+        last: Job,
+        following: Next,
+        placement: Placement | None = None,
     ) -> tuple[Job, bool]:
         """Save the intent of the attempt that a rule makes, or find it; and whether this call saved it.
 
         What its script does follows from the task's parameters, as on the first attempt.
 
+        :param context: the submission's where the attempt goes
         :param last: the attempt that it follows; returned when somebody asked for its end
+        :param placement: of an attempt that goes elsewhere: where the experiment runs from here on
         """
         request = self._request(context)
         request = replace(request, memory_mb=following.sizes.memory_mb, walltime_s=following.sizes.walltime_s)
@@ -80,7 +87,10 @@ class Submit(Task[SubmitParameters]):
         asked = {**(intent.request or {}), MADE_BY: dict(following.made_by)}
         reason = f"after attempt {last.attempt}: {following.words}"
         intent = await context.services.admitter().stamp(replace(intent, request=asked, reason=reason))
-        job = await context.services.store.intend(intent, after=last.name)
+        if placement is not None:
+            # It takes no room there before its files are.
+            intent = replace(intent, admitted_at=None, waiter="")
+        job = await context.services.store.intend(intent, after=last.name, placement=placement)
         return job, job.created_at == intent.created_at
 
     async def hand_over(self, context: TaskContext[SubmitParameters], job: Job, first: bool) -> str:

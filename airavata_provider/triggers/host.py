@@ -27,6 +27,7 @@ from airavata_provider.tasks.base import Deadline, Parameters, TaskContext, Task
 from airavata_provider.tasks.job_request import fit
 from airavata_provider.tasks.registry import task_type
 from airavata_provider.triggers.clearing import is_fresh, mark, mark_cleared, past_of, record_of
+from airavata_provider.triggers.moving import Move, until
 from airavata_provider.triggers.services import HostServices
 
 
@@ -39,6 +40,7 @@ class HostedTask(BaseModel):
     :param resource: a compute resource's name; None for the experiment's own
     :param deadline_s: seconds the task may take, None for no limit
     :param submission: the submission whose job it may submit once more; None: it does not
+    :param before: where it may do that at another place: what it has to do there first; None: it may not
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +51,7 @@ class HostedTask(BaseModel):
     resource: str | None = None
     deadline_s: float | None = None
     submission: HostedTask | None = None
+    before: tuple[HostedTask, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
         resolved = await _placed(segment, experiment)
         # A request that fits nowhere is told so before it waits.
         fitting = fit(experiment, services.catalog()) if resolved is None else None
-        await _until(experiment.not_before, segment.log)
+        await _not_before(experiment.not_before, segment.log)
         if fitting is not None:
             resolved = await _place(segment, fitting)
     records = await services.store.task_records(run.dag_id, run.run_id, run.born)
@@ -227,7 +230,7 @@ async def _run_task(
         context = replace(make_context(segment, task, experiment, resolved, past), begun=begun)
         try:
             async with asyncio.timeout(task.deadline_s) as scope:
-                result = await task_type(task.type).run(_until_then(context, Deadline(scope)))
+                result = await task_type(task.type).run(until(Deadline(scope), context))
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"not done after {task.deadline_s:g} s" if task.deadline_s else "timed out",
@@ -290,7 +293,7 @@ def make_context(
             raise ExperimentRefused(task.id, [Fault("resource", "no compute resource is named")])
         resource = segment.services.catalog().compute_resource(task.resource)
         directory = f"{resource.scratch}/{experiment_directory(run.dag_id, run.run_id, run.born)}"
-    return TaskContext(
+    context = TaskContext[Any](
         identity=TaskIdentity(run.dag_id, run.run_id, task.id, run.map_index, run.born),
         try_number=run.try_number,
         fresh=past is not None,
@@ -303,11 +306,13 @@ def make_context(
         log=segment.log,
         submission=make_context(segment, task.submission, experiment, resolved) if task.submission else None,
     )
+    if task.before is None or experiment is None or resolved is None:
+        return context
 
+    def given(task: HostedTask, resolved: ResolvedExperiment) -> TaskContext[Any]:
+        return make_context(segment, task, experiment, resolved)
 
-def _until_then(context: TaskContext[Any], deadline: Deadline) -> TaskContext[Any]:
-    again = context.submission
-    return replace(context, deadline=deadline, submission=again and replace(again, deadline=deadline))
+    return replace(context, elsewhere=Move(segment, task, experiment, given))
 
 
 def _validate(model: type[Parameters], parameters: Mapping[str, Any], task_id: str) -> Parameters:
@@ -323,7 +328,7 @@ def _validate(model: type[Parameters], parameters: Mapping[str, Any], task_id: s
         ) from None
 
 
-async def _until(moment: datetime | None, log: logging.Logger) -> None:
+async def _not_before(moment: datetime | None, log: logging.Logger) -> None:
     if moment is None:
         return
     told = False

@@ -102,7 +102,8 @@ async def test_a_cleared_submission_ends_the_old_job_and_makes_one(services: Bed
     )
     first, second = await services.store.attempts(TaskIdentity("pattern", experiment, "submit"))
     assert (result["submit"]["attempt"], result["submit"]["native_id"]) == (2, second.native_id)
-    assert bed.run(f"squeue -h -t PENDING,RUNNING -o %i -n {first.name},{second.name}").stdout.split() == [second.native_id]
+    there = bed.run(f"squeue -h -t PENDING,RUNNING -o %i -n {first.name},{second.name}").stdout.split()
+    assert there == [second.native_id]
     await services.store.request_cancel(second.name, "test")
     await services.watch()
     await services.store.wait(second.name, timeout_s=30)

@@ -54,7 +54,7 @@ def ended(outcome: Outcome | None, attempt: int = 1, by: int | None = None, **va
         ({"outcome": "FAILED", "exit_codes": [0]}, "greater than or equal to 1"),
         ({"outcome": "WALLTIME", "exit_codes": [75]}, "only with outcome: FAILED"),
         ({"outcome": ["FAILED", "WALLTIME"], "exit_codes": [75]}, "only with outcome: FAILED"),
-        ({"outcome": "FAILED", "answer": "elsewhere"}, "'again'"),
+        ({"outcome": "FAILED", "answer": "there"}, "'again' or 'elsewhere'"),
         ({"memory": "*2"}, "Field required"),
         ({"outcome": "FAILED", "memroy": "*2"}, "Extra inputs"),
     ],

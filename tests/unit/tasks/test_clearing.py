@@ -43,7 +43,7 @@ class Cluster(World):
         self.made: list[str] = []
 
     async def submit(
-        self, _host: Any, scheduler: Any, request: JobRequest, *, job: Job, first: bool, webhook: Any, **_: Any
+        self, _host: Any, _scheduler: Any, request: JobRequest, *, job: Job, first: bool, webhook: Any, **_: Any
     ) -> str:
         """In the place of ``jobs.submission.submit``, with its promise: at most one job of a name."""
         self.killer.point()

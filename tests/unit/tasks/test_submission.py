@@ -54,6 +54,9 @@ class World(Services):
     def admitter(self) -> Admitter:
         return self._admitter
 
+    def compute_resource(self, name: str) -> ComputeResource:
+        raise NotImplementedError
+
     async def host(self, resource: ComputeResource) -> Any:
         return None
 
