@@ -52,12 +52,16 @@ class Killer:
             raise Killed
         self.left -= 1
 
-    def wrap(self, owner: Any, name: str) -> None:
-        """Points before and after a method."""
+    def wrap(self, owner: Any, name: str, *, before: bool = True) -> None:
+        """Points before and after a method.
+
+        :param before: without it there is one less where methods follow each other
+        """
         method = getattr(owner, name)
 
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
-            self.point()
+            if before:
+                self.point()
             result = await method(*args, **kwargs)
             self.point()
             return result
