@@ -78,18 +78,24 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "__kwdefaults__", defaults)
 
 
-async def killed_until_done(services: BedServices, run: Callable[[], Awaitable[T]], chance: random.Random) -> T:
-    """The result, of one that is killed, and its process' reconciler with it, after longer and longer times."""
+async def killed_until_done(
+    run: Callable[[], Awaitable[T]], chance: random.Random, steps: tuple[float, float], *, all_of_it: bool = False
+) -> T:
+    """The result, of what is killed after longer and longer times.
+
+    :param all_of_it: its process' reconciler dies with it
+    """
     patience = 0.0
     while True:
-        patience += chance.uniform(0.005, 0.08)
+        patience += chance.uniform(*steps)
         running = asyncio.ensure_future(run())
         done, _ = await asyncio.wait({running}, timeout=patience)
         if done:
             return running.result()
         running.cancel()
         await asyncio.wait({running})
-        await stop_reconciler()
+        if all_of_it:
+            await stop_reconciler()
 
 
 @pytest.mark.usefixtures("hasty")
@@ -98,7 +104,7 @@ async def test_a_cleared_submission_ends_the_old_job_and_makes_one(services: Bed
     await services.run(experiment, None, SETUP)
     await services.run(experiment, None, SLEEP)
     result = await killed_until_done(
-        services, lambda: services.run(experiment, None, SLEEP, try_number=2), random.Random(3)
+        lambda: services.run(experiment, None, SLEEP, try_number=2), random.Random(3), (0.01, 0.2), all_of_it=True
     )
     first, second = await services.store.attempts(TaskIdentity("pattern", experiment, "submit"))
     assert (result["submit"]["attempt"], result["submit"]["native_id"]) == (2, second.native_id)
@@ -113,6 +119,45 @@ async def test_a_cleared_submission_ends_the_old_job_and_makes_one(services: Bed
 
 
 @pytest.mark.usefixtures("hasty")
+async def test_an_attempt_elsewhere_takes_the_experiment_along(services: BedServices, bed: Bed) -> None:
+    """From SLURM to a host without a scheduler, whose scratch is another."""
+    experiment = f"test-{uuid.uuid4().hex}"
+    (services.root / "in.txt").write_text("text\n")
+    conf = {
+        "application": "moving",
+        "inputs": {"text": "storage://files/in.txt"},
+        "outputs_to": "storage://files/out",
+    }
+    setup, stage_in, submit_ = (
+        HostedTask(id=each, type=each) for each in ("environment_setup", "stage_in", "submit")
+    )
+    rule = {"outcome": "FAILED", "exit_codes": [75], "answer": "elsewhere"}
+    monitor = HostedTask(
+        id="monitor",
+        type="monitor",
+        parameters={"job": "submit", "on_outcome": [rule]},
+        submission=submit_,
+        before=(setup, stage_in),
+    )
+    await services.run(experiment, conf, setup, stage_in, submit_)
+    result = await killed_until_done(
+        lambda: services.run(experiment, conf, monitor), random.Random(5), (0.2, 0.6), all_of_it=True
+    )
+    first, second = await services.store.attempts(TaskIdentity("pattern", experiment, "submit"))
+    assert (result["monitor"]["job"], result["monitor"]["state"]) == (second.name, "COMPLETE")
+    assert (first.resource, second.resource) == ("cluster", "other")
+    (line,) = await recorded(bed, first)
+    assert line.startswith(f"{first.native_id}|FAILED")
+    there = [bed.run(f"ls {job.directory}").stdout.split() for job in (first, second)]
+    assert there == [["in.txt", "stderr.txt", "stdout.txt"], ["in.txt", "result.txt", "stderr.txt", "stdout.txt"]]
+    finish = [HostedTask(id=each, type=each) for each in ("stage_out", "clean_up")]
+    await services.run(experiment, conf, *finish)
+    assert (services.root / "out" / "result.txt").read_text() == "TEXT\n"
+    for job in (first, second):
+        assert bed.run(f"test -e {job.directory}", check=False).returncode == 1
+
+
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("seed", [None, 1])
 async def test_each_attempt_asks_for_more_and_runs_once(services: BedServices, bed: Bed, seed: int | None) -> None:
     experiment = f"test-{uuid.uuid4().hex}"
@@ -121,7 +166,7 @@ async def test_each_attempt_asks_for_more_and_runs_once(services: BedServices, b
     if seed is None:
         watched = (await services.run(experiment, None, MONITOR))["monitor"]
     else:
-        again = killed_until_done(services, lambda: services.run(experiment, None, MONITOR), random.Random(seed))
+        again = killed_until_done(lambda: services.run(experiment, None, MONITOR), random.Random(seed), (0.005, 0.08))
         watched = (await again)["monitor"]
 
     attempts = await services.store.attempts(TaskIdentity("pattern", experiment, "submit"))
