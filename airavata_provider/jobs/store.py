@@ -20,7 +20,7 @@ from airavata_provider.jobs.admissions import Admissions
 from airavata_provider.jobs.arrays import elements_of
 from airavata_provider.jobs.mail_folders import MailFolders
 from airavata_provider.jobs.queries import Queries
-from airavata_provider.jobs.rounds import waits
+from airavata_provider.jobs.rounds import unsent
 from airavata_provider.jobs.unit import Unit, Work, place_of
 from airavata_provider.jobs.watch import Watcher, listen
 from airavata_provider.models.job import (
@@ -256,7 +256,7 @@ class JobStore(Queries, Admissions):
 
         def do(unit: Unit) -> Job:
             # No scheduler has heard of it: this is its end.
-            waiting = waits(unit.job(name))
+            waiting = unsent(unit.job(name))
             for job in [unit.job(name), *unit.elements(name)]:
                 over = job.submission is SubmissionState.REFUSED or (job.state is not None and job.state.terminal)
                 # An element that ended has nothing to do with the array's end.

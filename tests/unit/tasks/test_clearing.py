@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,7 +20,10 @@ from airavata_provider.models.job import Job, JobState, SubmissionState, TaskSta
 from airavata_provider.models.rules import MADE_BY
 from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.tasks import ending
+from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
+from airavata_provider.tasks.registry import task_type
 from airavata_provider.tasks.submission import Submit
+from airavata_provider.triggers import host
 from airavata_provider.triggers.host import HostedTask, Run, Segment, cancel_segment, run_segment
 from tests.unit.jobs.admitter_contract import until
 from tests.unit.jobs.factory import make_event
@@ -168,6 +171,43 @@ async def test_a_failure_does_not_lose_the_clear(tmp_path: Path, trouble: str) -
         # Airflow's retry, not a second clear.
         assert (await world.segment(3))["attempt"] == 2
         assert world.made == [job_name(TASK, 1), job_name(TASK, 2)]
+
+
+async def test_a_failure_of_a_task_before_it_does_not_lose_the_clear(tmp_path: Path) -> None:
+    """Cleared, a segment begins with its first task; that one's troubles may last for tries."""
+
+    class Before(Task[Parameters]):
+        name: ClassVar[str] = "before"
+        Parameters: ClassVar[type[Parameters]] = Parameters
+        seen: ClassVar[list[bool]] = []
+        fails: ClassVar[bool] = False
+
+        async def run(self, context: TaskContext[Parameters]) -> TaskResult:
+            self.seen.append(context.fresh)
+            if self.fails:
+                await context.begun()
+                raise ConnectFailed("no route")
+            return TaskResult()
+
+    async with cluster(tmp_path) as world:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(host, "task_type", lambda kind: Before() if kind == "before" else task_type(kind))
+            tasks = [HostedTask(id="before", type="before", resource="cluster"), SUBMIT]
+
+            async def segment(try_number: int) -> int:
+                run = Run(TASK.dag_id, TASK.experiment_id, -1, try_number, born=TASK.born)
+                return int((await run_segment(Segment(tasks, run, world, LOG)))["submit"]["attempt"])
+
+            assert await segment(1) == 1
+            Before.fails = True
+            for try_number in (2, 3):
+                with pytest.raises(ConnectFailed):
+                    await segment(try_number)
+            Before.fails = False
+            assert await segment(4) == 2
+            # It had begun anew before it failed: then it went on.
+            assert Before.seen == [False, True, False, False]
+            assert world.alive == {job_name(TASK, 2)}
 
 
 async def test_an_old_job_that_does_not_end_is_told_and_ended_first_by_the_next_try(

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from airavata_provider.errors import ConnectFailed, JobFailed
+from airavata_provider.errors import ConnectFailed, JobCanceled, JobFailed
 from airavata_provider.jobs.admission import limits_of
 from airavata_provider.jobs.placer import Placer
 from airavata_provider.jobs.store import JobStore
@@ -249,6 +249,22 @@ async def test_a_place_that_cannot_be_reached_is_tried_again(tmp_path: Path, mon
         assert (second.admitted_at, second.waiter) == (None, "")
         world.no_room = ""
         assert (await asyncio.wait_for(running, 20))["attempt"] == 2
+
+
+async def test_an_attempt_whose_files_are_on_their_way_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "PAUSES_S", (0.01, 0.01))
+    async with places(tmp_path) as world:
+        await world.prepare()
+        world.no_room = "beta"
+        running = asyncio.create_task(world.monitor_())
+        await until(lambda: world.turned_away > 1)
+        canceled = await world.store.request_cancel(job_name(TASK, 2), "ann")
+        assert canceled.canceled_at is not None
+        with pytest.raises(JobCanceled, match="ann"):
+            await asyncio.wait_for(running, 20)
+        assert list(world.accepted) == [job_name(TASK, 1)]
 
 
 async def test_another_job_of_the_experiment_holds_it(tmp_path: Path) -> None:
