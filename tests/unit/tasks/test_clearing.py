@@ -176,13 +176,16 @@ async def test_a_failure_does_not_lose_the_clear(tmp_path: Path, trouble: str) -
 async def test_a_failure_of_a_task_before_it_does_not_lose_the_clear(tmp_path: Path) -> None:
     """Cleared, a segment begins with its first task; that one's troubles may last for tries."""
 
-    class Before(Task[Parameters]):
+    class Nothing(Parameters):
+        """None."""
+
+    class Before(Task[Nothing]):
         name: ClassVar[str] = "before"
-        Parameters: ClassVar[type[Parameters]] = Parameters
+        Parameters: ClassVar[type[Parameters]] = Nothing
         seen: ClassVar[list[bool]] = []
         fails: ClassVar[bool] = False
 
-        async def run(self, context: TaskContext[Parameters]) -> TaskResult:
+        async def run(self, context: TaskContext[Nothing]) -> TaskResult:
             self.seen.append(context.fresh)
             if self.fails:
                 await context.begun()

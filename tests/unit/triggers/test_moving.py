@@ -291,7 +291,7 @@ async def test_killed_anywhere_and_run_again_it_ends_the_same(tmp_path: Path) ->
     async def begun(number: int) -> AsyncIterator[Places]:
         shutil.copy(tmp_path / "began.db", tmp_path / f"{number}.db")
         async with places(tmp_path, str(number)) as world:
-            world.accepted, world.where, world.files = (each.copy() for each in began)
+            world.accepted, world.where, world.files = began[0].copy(), began[1].copy(), began[2].copy()
             watched(world)
             world.killer.left = number
             yield world
