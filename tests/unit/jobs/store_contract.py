@@ -281,20 +281,6 @@ class StoreContract(StoreFixtures):
         assert latest is not None
         assert latest.name == "second"
 
-    async def test_placements(self, store: JobStore, other: JobStore) -> None:
-        assert await store.placement("d", "e", "b") is None
-        first = Placement("d", "e", "b", "one", None, at(0), {"nodes": 2}, ("it is idle", "ü\0"))
-        decided = await asyncio.gather(
-            *(each.place(replace(first, resource=name)) for name, each in [("one", store), ("two", other)] * 3)
-        )
-        assert len({placement.resource for placement in decided}) == 1
-        stored = await store.placement("d", "e", "b")
-        assert stored == replace(first, resource=decided[0].resource, reasons=("it is idle", "ü"))
-        second = replace(first, resource="three", queue="debug", revision=1)
-        assert await other.place(second) == second
-        assert (await store.place(first)).resource == "three"
-        assert await store.placement("d", "e", "another") is None
-
     async def test_what_is_known_of_places_of_late(self, store: JobStore) -> None:
         begin = datetime.now(UTC) - timedelta(minutes=30)
 
