@@ -28,7 +28,7 @@ from airavata_provider.errors import AiravataError, DeadlineExceeded
 from airavata_provider.jobs.history import Explained, explain, last_words, summary
 from airavata_provider.models.experiment import Experiment, read_experiment
 from airavata_provider.models.job import Job, JobState
-from airavata_provider.models.rules import MADE_BY, made_by
+from airavata_provider.models.rules import LEFT, MADE_BY, made_by
 from airavata_provider.models.values import clock
 from airavata_provider.preview import previews
 from airavata_provider.validation import validate_deployment, validate_paths
@@ -299,7 +299,8 @@ def _about(job: Mapping[str, Any]) -> str:
 
 def _made(by: Mapping[str, Any]) -> str:
     """Which of a pattern's rules made an attempt, and why."""
-    return f"rule {by['rule']}, as attempt {by['of']} ended with {by['outcome']}"
+    left = f", elsewhere than on {by[LEFT]}" if LEFT in by else ""
+    return f"rule {by['rule']}, as attempt {by['of']} ended with {by['outcome']}{left}"
 
 
 def _asked(job: Job) -> str:

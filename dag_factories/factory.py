@@ -13,6 +13,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param
 
+from airavata_provider.models.moving import before_submission, goes_elsewhere
 from airavata_provider.models.pattern import Pattern, Segment, TaskSpec, answers_ends, load_pattern, segments
 from airavata_provider.models.segments import linked
 from airavata_provider.operators.pattern import PatternOperator
@@ -96,6 +97,11 @@ def _hosted(task: TaskSpec, pattern: Pattern) -> dict[str, Any]:
         hosted["parameters"] = parameters
     if answers_ends(parameter_models()[task.type], parameters):
         hosted["submission"] = _hosted(pattern.task(parameters["job"]), pattern)
+        if goes_elsewhere(parameters["on_outcome"]):
+            kinds = task_types()
+            run_on = {each.id: each.run_on or kinds[each.type].run_on for each in pattern.tasks}
+            before = before_submission(pattern.tasks, parameters["job"], run_on)
+            hosted["before"] = [_hosted(pattern.task(each), pattern) for each in before]
     if task.resource is not None:
         hosted["resource"] = task.resource
     if task.deadline_s is not None:

@@ -40,6 +40,11 @@ compute_resources:
   small:
     <<: *cluster
     max_array_size: 4
+  other:
+    <<: *cluster
+    scheduler: fork
+    scratch: {scratch}/other
+    queues: {{}}
 storage_resources:
   files: {{type: local, root: {root}, default: true}}
   remote: {{type: sftp, connection: bed, root: {scratch}/storage}}
@@ -71,6 +76,17 @@ applications:
           - "{{{{ inputs.fail }}}}"
           - "{{{{ inputs.seconds }}}}"
       host: *upper
+  moving:
+    pattern: hpc_batch
+    inputs:
+      text: {{type: FILE, position: 1}}
+    outputs:
+      result: {{file: result.txt}}
+    deployments:
+      cluster: {{executable: /bin/sh, arguments: [-c, exit 75]}}
+      other:
+        executable: /bin/sh
+        arguments: [-c, 'tr a-z A-Z < "$1" > result.txt', upper, "{{{{ inputs.text }}}}"]
   each:
     pattern: hpc_array
     inputs:

@@ -61,6 +61,19 @@ class Queries(Records):
         )
         return await self._jobs(query)
 
+    async def unended_before(self, task: TaskIdentity, attempt: int) -> list[Job]:
+        """Jobs of that submission task's attempts before that one, plain ones and elements, that have not ended for
+        certain: those that were refused or given up as UNKNOWN are among them."""
+        column = tables.job.c
+        return await self._jobs(
+            select(tables.job)
+            .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
+            .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
+            .where(column.attempt > 0, column.attempt < attempt, column.size.is_(None))
+            .where(or_(column.state.is_(None), column.state.not_in(sorted(TERMINAL))))
+            .order_by(column.attempt, column.offset, column.element)
+        )
+
     async def jobs_of(self, dag_id: str, experiment_id: str, born: str) -> list[Job]:
         """All jobs of an experiment, by task, map index and attempt; arrays without their elements."""
         column = tables.job.c

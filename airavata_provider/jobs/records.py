@@ -52,7 +52,16 @@ class Records:
 
     async def record_task(self, record: TaskRecord) -> None:
         """Keep a task's checkpoint in place of an earlier one; that of a later try is never overwritten."""
-        await self._writer.write(Work("saving a task's checkpoint", lambda unit: unit.put_task(record)))
+        await self.record_tasks([record])
+
+    async def record_tasks(self, records: Iterable[TaskRecord]) -> None:
+        """:meth:`record_task` for several at once: all are kept, or none."""
+
+        def do(unit: Unit) -> None:
+            for record in records:
+                unit.put_task(record)
+
+        await self._writer.write(Work("saving tasks' checkpoints", do))
 
     async def task_records(self, dag_id: str, experiment_id: str, born: str) -> Mapping[tuple[str, int], TaskRecord]:
         """An experiment's checkpoints by task id and map index.
@@ -68,14 +77,6 @@ class Records:
             for row in await self._read("reading checkpoints", query)
         ]
         return {(record.task_id, record.map_index): record for record in records}
-
-    async def forget_tasks(
-        self, dag_id: str, experiment_id: str, born: str, tasks: Iterable[tuple[str, int]] | None = None
-    ) -> None:
-        """Forget the checkpoints of those tasks (id and map index), or of the whole experiment."""
-        which = None if tasks is None else tuple(tasks)
-        run = dag_id, experiment_id, born
-        await self._writer.write(Work("forgetting checkpoints", lambda unit: unit.forget_tasks(run, which)))
 
     # --- placements
 

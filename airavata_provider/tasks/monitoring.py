@@ -23,7 +23,7 @@ from airavata_provider.models.rules import NotAgain, Rule, made_by
 from airavata_provider.tasks.answers import answer, submit_again
 from airavata_provider.tasks.arrays import failure
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
-from airavata_provider.tasks.submission import request_end
+from airavata_provider.tasks.ending import request_end
 
 if TYPE_CHECKING:
     from airavata_provider.models.resolved import ResolvedExperiment
@@ -84,7 +84,7 @@ class Monitor(Task[MonitorParameters]):
         first = False
         while True:
             if made_by(job) is not None and job.native_id is None:
-                job = await submit_again(context, job, first=first)
+                context, job = await submit_again(context, job, first=first)
             job = await self._wait(context, job)
             if not context.parameters.on_outcome:
                 return self._end(context, job)
@@ -100,7 +100,7 @@ class Monitor(Task[MonitorParameters]):
             if following is None:
                 # As the scheduler's own words have it by now.
                 return self._end(context, await self._wait(context, job), note)
-            job, first = following
+            context, job, first = following
 
     async def _wait(self, context: TaskContext[Any], job: Job) -> Job:
         if job.ended_at is None:

@@ -28,7 +28,9 @@ from airavata_provider.models.trigger_rules import End, verdict
 from airavata_provider.tasks.base import Deadline, Parameters, TaskContext, TaskResult
 from airavata_provider.tasks.job_request import fit
 from airavata_provider.tasks.registry import task_type
+from airavata_provider.triggers.clearing import mark, mark_cleared, past_of, record_of
 from airavata_provider.triggers.hosted import HostedTask, Run
+from airavata_provider.triggers.moving import Move, until
 from airavata_provider.triggers.progress import SKIPPED, before, outcome, progress, was_cleared
 from airavata_provider.triggers.services import HostServices
 
@@ -56,8 +58,8 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
     records = await segment.services.store.task_records(run.dag_id, run.run_id, run.born)
     found = progress(segment.tasks, run, records, await _to_resubmit(segment, records))
     if found.fresh:
-        anew = [(task_id, run.map_index) for task_id in found.fresh]
-        await segment.services.store.forget_tasks(run.dag_id, run.run_id, run.born, anew)
+        anew = [task for task in segment.tasks if task.id in found.fresh]
+        records = await mark_cleared(segment.services.store, anew, run, records)
     redone = {task.id for task in segment.tasks} - set(found.kept)
     segment.results.update(
         (task_id, record.result)
@@ -75,7 +77,8 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
             await _record_unrun(segment, task, told)
             continue
         try:
-            result = await _run_task(segment, task, experiment, resolved, task.id in found.fresh)
+            past = past_of(records.get((task.id, run.map_index)))
+            result = await _run_task(segment, task, experiment, resolved, past)
         except AiravataError as error:
             if len(segment.tasks) == 1 or (error.transient and run.may_retry):
                 raise
@@ -84,6 +87,8 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
         else:
             ends[task.id] = "skipped" if result.skipped else "success"
             segment.results[task.id] = result.values
+        if task.before is not None and experiment is not None:
+            resolved = await _placed(segment, experiment)  # it may have moved the experiment
     end = outcome(segment.tasks, ends)
     if failure is not None and end == "failed":
         raise failure
@@ -101,7 +106,7 @@ async def _experiment(segment: Segment) -> tuple[Experiment | None, ResolvedExpe
     resolved = await _placed(segment, experiment)
     # A request that fits nowhere is told so before it waits.
     fitting = fit(experiment, services.catalog()) if resolved is None else None
-    await _until(experiment.not_before, segment.log)
+    await _not_before(experiment.not_before, segment.log)
     return experiment, resolved if fitting is None else await _place(segment, fitting)
 
 
@@ -152,7 +157,7 @@ async def cancel_segment(segment: Segment) -> None:
             segment.results.setdefault(task_id, record.result)
     for task in segment.tasks:
         try:
-            context = make_context(segment, task, experiment, resolved, fresh=False)
+            context = make_context(segment, task, experiment, resolved)
             await task_type(task.type).cancel(context)
         except AiravataError as error:
             segment.log.warning("%s: could not be cancelled: %s", task.id, error)
@@ -182,18 +187,27 @@ async def _run_task(
     task: HostedTask,
     experiment: Experiment | None,
     resolved: ResolvedExperiment | None,
-    fresh: bool,
+    past: int | None,
 ) -> TaskResult:
+    """:param past: see :func:`~airavata_provider.triggers.clearing.mark`"""
+    run, store = segment.run, segment.services.store
     started = datetime.now(UTC)
+
+    async def begun() -> None:
+        nonlocal past
+        if past is not None:
+            await store.record_task(record_of(run, task.id, TaskState.EXECUTING, started))
+            past = None
+
     if len(segment.tasks) > 1:
         segment.log.info("::group::%s", task.id)
     result: TaskResult | None = None
     message = ""
     try:
-        context = make_context(segment, task, experiment, resolved, fresh)
+        context = replace(make_context(segment, task, experiment, resolved, past), begun=begun)
         try:
             async with asyncio.timeout(task.deadline_s) as scope:
-                result = await task_type(task.type).run(_until_then(context, Deadline(scope)))
+                result = await task_type(task.type).run(until(Deadline(scope), context))
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"not done after {task.deadline_s:g} s" if task.deadline_s else "timed out",
@@ -212,7 +226,7 @@ async def _run_task(
             values = {**result.values, SKIPPED: True} if result.skipped else dict(result.values)
             await _record(segment, task, TaskState.COMPLETED, started, result=values)
         elif message:
-            await _record(segment, task, TaskState.FAILED, started, error=message)
+            await _record(segment, task, TaskState.FAILED, started, result=mark(past), error=message)
         if len(segment.tasks) > 1:
             segment.log.info("::endgroup::")
     return result
@@ -228,31 +242,9 @@ async def _record_unrun(segment: Segment, task: HostedTask, end: End) -> None:
         await _record(segment, task, TaskState.CANCELED, datetime.now(UTC), error=error)
 
 
-async def _record(
-    segment: Segment,
-    task: HostedTask,
-    state: TaskState,
-    started: datetime,
-    *,
-    result: Mapping[str, Any] | None = None,
-    error: str = "",
-) -> None:
-    run = segment.run
-    await segment.services.store.record_task(
-        TaskRecord(
-            dag_id=run.dag_id,
-            experiment_id=run.run_id,
-            task_id=task.id,
-            map_index=run.map_index,
-            try_number=run.try_number,
-            state=state,
-            started_at=started,
-            ended_at=datetime.now(UTC),
-            result=result or {},
-            error=error,
-            born=run.born,
-        )
-    )
+async def _record(segment: Segment, task: HostedTask, state: TaskState, started: datetime, **values: Any) -> None:
+    record = record_of(segment.run, task.id, state, started, ended_at=datetime.now(UTC), **values)
+    await segment.services.store.record_task(record)
 
 
 def make_context(
@@ -260,9 +252,11 @@ def make_context(
     task: HostedTask,
     experiment: Experiment | None,
     resolved: ResolvedExperiment | None,
-    fresh: bool,
+    past: int | None = None,
 ) -> TaskContext[Any]:
     """Everything one task is given, its parameters rendered and validated.
+
+    :param past: see :func:`~airavata_provider.triggers.clearing.mark`
 
     :raises ExperimentRefused: parameters that make no sense once their templates are rendered
     :raises CatalogError: an unknown resource
@@ -284,23 +278,26 @@ def make_context(
             raise ExperimentRefused(task.id, [Fault("resource", "no compute resource is named")])
         resource = segment.services.catalog().compute_resource(task.resource)
         directory = f"{resource.scratch}/{experiment_directory(run.dag_id, run.run_id, run.born)}"
-    return TaskContext(
+    context = TaskContext[Any](
         identity=TaskIdentity(run.dag_id, run.run_id, task.id, run.map_index, run.born),
         try_number=run.try_number,
-        fresh=fresh,
+        fresh=past is not None,
+        past=past or 0,
         parameters=_validate(kind.Parameters, parameters, task.id),
         experiment=experiment,
         resource=resource,
         directory=directory,
         services=segment.services,
         log=segment.log,
-        submission=make_context(segment, task.submission, experiment, resolved, False) if task.submission else None,
+        submission=make_context(segment, task.submission, experiment, resolved) if task.submission else None,
     )
+    if task.before is None or experiment is None or resolved is None:
+        return context
 
+    def given(task: HostedTask, resolved: ResolvedExperiment) -> TaskContext[Any]:
+        return make_context(segment, task, experiment, resolved)
 
-def _until_then(context: TaskContext[Any], deadline: Deadline) -> TaskContext[Any]:
-    again = context.submission
-    return replace(context, deadline=deadline, submission=again and replace(again, deadline=deadline))
+    return replace(context, elsewhere=Move(segment, task, experiment, given))
 
 
 def _validate(model: type[Parameters], parameters: Mapping[str, Any], task_id: str) -> Parameters:
@@ -316,7 +313,7 @@ def _validate(model: type[Parameters], parameters: Mapping[str, Any], task_id: s
         ) from None
 
 
-async def _until(moment: datetime | None, log: logging.Logger) -> None:
+async def _not_before(moment: datetime | None, log: logging.Logger) -> None:
     if moment is None:
         return
     told = False

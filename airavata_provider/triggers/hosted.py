@@ -26,6 +26,7 @@ class HostedTask(BaseModel):
     :param trigger_rule: Airflow's, for those
     :param waited_for: whether a task of another segment waits for it
     :param submission: the submission whose job it may submit once more; None: it does not
+    :param before: where it may do that at another place: what it has to do there first; None: it may not
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +40,7 @@ class HostedTask(BaseModel):
     trigger_rule: str = "all_success"
     waited_for: bool = False
     submission: HostedTask | None = None
+    before: tuple[HostedTask, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,9 @@ class HostServices(Services):
         :raises CatalogError: they have faults, and had some whenever this process looked
         """
 
+    def compute_resource(self, name: str) -> ComputeResource:
+        return self.catalog().compute_resource(name)
+
     def admitter(self) -> Admitter:
         from airavata_provider.jobs.admission import limits_of
         from airavata_provider.jobs.admitter import get_admitter

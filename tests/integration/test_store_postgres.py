@@ -7,8 +7,15 @@ import pytest
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import JobState
 from tests.unit.jobs.array_contract import ArrayContract
+from tests.unit.jobs.attempt_contract import AttemptContract
 from tests.unit.jobs.factory import make_event
 from tests.unit.jobs.store_contract import StoreContract
+
+
+class TestPostgreSQLAttempts(AttemptContract):
+    @pytest.fixture
+    def url(self, postgres_db: str) -> str:
+        return postgres_db
 
 
 class TestPostgreSQLArrays(ArrayContract):

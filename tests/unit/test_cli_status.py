@@ -48,7 +48,7 @@ def test_status_tells_jobs_and_their_histories(airflow: Airflow, capsys: pytest.
 def test_attempts_that_a_rule_made_say_so(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:
     async def fill(store: JobStore) -> None:
         await store.intend(make_job())
-        made = {"rule": 2, "of": 1, "outcome": "OUT_OF_MEMORY"}
+        made = {"rule": 2, "of": 1, "outcome": "OUT_OF_MEMORY", "left": "alpha"}
         request = {"memory_mb": 2000, "made_by": made}
         await store.intend(make_job(name="bjob", attempt=2, request=request, walltime_s=600))
         await store.submitted("bjob", "18", NOW)
@@ -58,11 +58,11 @@ def test_attempts_that_a_rule_made_say_so(airflow: Airflow, capsys: pytest.Captu
     assert call("status", "e1") == 0
     out = capsys.readouterr().out
     assert "job bjob on " in out
-    assert "SUBMITTED (attempt 2: rule 2, as attempt 1 ended with OUT_OF_MEMORY)" in out
+    assert "SUBMITTED (attempt 2: rule 2, as attempt 1 ended with OUT_OF_MEMORY, elsewhere than on alpha)" in out
     assert call("history", "18") == 0
     asked = "asked for memory 2000 MiB and walltime 00:10:00"
     told = capsys.readouterr().out.splitlines()[1].strip()
-    assert told == f"attempt 2: rule 2, as attempt 1 ended with OUT_OF_MEMORY; {asked}"
+    assert told == f"attempt 2: rule 2, as attempt 1 ended with OUT_OF_MEMORY, elsewhere than on alpha; {asked}"
 
 
 def test_history_explains_every_piece_of_news(capsys: pytest.CaptureFixture[str], airflow: Airflow) -> None:

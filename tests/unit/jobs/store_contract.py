@@ -259,10 +259,9 @@ class StoreContract(StoreFixtures):
         await store.record_task(retried)
         await store.record_task(first)
         assert (await store.task_records("hpc_batch", "e1", ""))["stage_in", -1] == retried
-        await store.forget_tasks("hpc_batch", "e1", "", [("stage_in", -1), ("submit", 0)])
-        assert list(await store.task_records("hpc_batch", "e1", "")) == [("submit", -1)]
-        await store.forget_tasks("hpc_batch", "e1", "")
-        assert await store.task_records("hpc_batch", "e1", "") == {}
+        cleared = [make_record(name, try_number=3, state=TaskState.CREATED) for name in ("stage_in", "submit")]
+        await store.record_tasks(cleared)
+        assert list((await store.task_records("hpc_batch", "e1", "")).values()) == cleared
         assert len(await store.task_records("hpc_batch", "another", "")) == 1
 
     async def test_a_run_made_again_under_the_same_id_starts_from_nothing(self, store: JobStore) -> None:
@@ -281,22 +280,6 @@ class StoreContract(StoreFixtures):
         latest = await store.latest(second)
         assert latest is not None
         assert latest.name == "second"
-        await store.forget_tasks("d", "e", "second")
-        assert len(await store.task_records("d", "e", "first")) == 1
-
-    async def test_placements(self, store: JobStore, other: JobStore) -> None:
-        assert await store.placement("d", "e", "b") is None
-        first = Placement("d", "e", "b", "one", None, at(0), {"nodes": 2}, ("it is idle", "ü\0"))
-        decided = await asyncio.gather(
-            *(each.place(replace(first, resource=name)) for name, each in [("one", store), ("two", other)] * 3)
-        )
-        assert len({placement.resource for placement in decided}) == 1
-        stored = await store.placement("d", "e", "b")
-        assert stored == replace(first, resource=decided[0].resource, reasons=("it is idle", "ü"))
-        second = replace(first, resource="three", queue="debug", revision=1)
-        assert await other.place(second) == second
-        assert (await store.place(first)).resource == "three"
-        assert await store.placement("d", "e", "another") is None
 
     async def test_what_is_known_of_places_of_late(self, store: JobStore) -> None:
         begin = datetime.now(UTC) - timedelta(minutes=30)

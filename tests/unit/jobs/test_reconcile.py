@@ -237,7 +237,7 @@ async def test_an_array_whose_id_was_lost_is_found_and_cancelled(running: World)
     cluster = running.clusters["cluster"]
     cluster.names = {"a1": "17"}
     cluster.queue = {f"17_{index}": ("QUEUED", None) for index in range(2)}
-    await running.store.intend_array(make_job(), range(2))
+    await running.store.intend_array(make_job(admitted_at=datetime.now(UTC)), range(2))
     await running.store.request_cancel("a1", "ada")
     assert (await running.agreed("a1")).tally == {"CANCELED": 2}
     assert {tuple(names) for verb, names in cluster.calls if verb == "find"} == {("a1",)}

@@ -141,7 +141,7 @@ async def test_look(world: World) -> None:
 
 async def test_cancel_fails_the_run_and_records_the_jobs_end(world: World) -> None:
     await world.client.post("/experiments", json=GOOD)
-    job = Job("ajob", "hpc_batch", "e1", "submit", -1, 1, "here", "/tmp/e1", born=birth(NOW))
+    job = Job("ajob", "hpc_batch", "e1", "submit", -1, 1, "here", "/tmp/e1", born=birth(NOW), admitted_at=NOW)
     await world.store.intend(job)
     answer = await world.client.post("/experiments/hpc_batch/e1/cancel")
     assert answer.status_code == 202

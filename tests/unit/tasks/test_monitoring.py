@@ -38,6 +38,9 @@ class Store(Services):
         self.store = store
         self.watched = asyncio.Event()
 
+    def compute_resource(self, name: str) -> ComputeResource:
+        raise NotImplementedError
+
     async def host(self, resource: ComputeResource) -> Host:
         raise AssertionError("nobody has to reach it")
 

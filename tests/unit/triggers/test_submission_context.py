@@ -13,7 +13,7 @@ from airavata_provider.models.resource import ComputeResource
 from airavata_provider.tasks.base import TaskContext, TaskResult
 from airavata_provider.tasks.monitoring import Monitor
 from airavata_provider.tasks.registry import task_type
-from airavata_provider.tasks.submission import SubmitParameters
+from airavata_provider.tasks.submit_parameters import SubmitParameters
 from airavata_provider.triggers import host
 from airavata_provider.triggers.host import Segment, run_segment
 from airavata_provider.triggers.hosted import HostedTask, Run
