@@ -123,9 +123,7 @@ class Places(World):
         await self.segment(SUBMIT)
 
     async def monitor_(self, *rules: dict[str, Any]) -> dict[str, Any]:
-        parameters = {"job": "submit", "output": None, "on_outcome": rules or (ELSEWHERE,)}
-        monitor = HostedTask(id="monitor", type="monitor", parameters=parameters, submission=SUBMIT, before=(PUT,))
-        return await self.segment(HostedTask.model_validate_json(monitor.model_dump_json()))
+        return await self.segment(monitoring(*rules))
 
     async def segment(self, task: HostedTask, **conf: Any) -> dict[str, Any]:
         run = Run("d", "r", -1, 1, conf=conf or self.conf, born=BORN)
@@ -137,6 +135,12 @@ class Places(World):
 PUT = HostedTask(id="put", type="put")
 SUBMIT = HostedTask(id="submit", type="submit", parameters={"environment": {"FROM": "{{ tasks.put['in'] }}"}})
 ELSEWHERE = {"outcome": "NODE_FAILURE", "answer": "elsewhere", "at_most": 2}
+
+
+def monitoring(*rules: dict[str, Any]) -> HostedTask:
+    parameters = {"job": "submit", "output": None, "on_outcome": rules or (ELSEWHERE,)}
+    monitor = HostedTask(id="monitor", type="monitor", parameters=parameters, submission=SUBMIT, before=(PUT,))
+    return HostedTask.model_validate_json(monitor.model_dump_json())
 
 
 @asynccontextmanager
@@ -179,6 +183,14 @@ async def test_the_experiment_goes_where_it_did_not_fail(tmp_path: Path, caplog:
         assert (record.state, record.result) == (TaskState.COMPLETED, {"in": f"/beta/{DIRECTORY}"})
         assert await world.segment(HostedTask(id="out", type="put")) == {"in": f"/beta/{DIRECTORY}"}
         assert left_places([first, second]) == [("alpha", f"/alpha/{DIRECTORY}")]
+
+
+async def test_in_one_segment_what_comes_afterwards_goes_along(tmp_path: Path) -> None:
+    async with places(tmp_path) as world:
+        tasks = [PUT, SUBMIT, monitoring(), HostedTask(id="out", type="put")]
+        results = await run_segment(Segment(tasks, Run("d", "r", -1, 1, conf=CONF, born=BORN), world, LOG))
+        assert [job.resource for job in await world.store.attempts(TASK)] == ["alpha", "beta"]
+        assert results["put"] == results["out"] == {"in": f"/beta/{DIRECTORY}"}
 
 
 async def test_it_goes_nowhere_twice(tmp_path: Path) -> None:
