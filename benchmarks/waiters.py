@@ -1,7 +1,7 @@
 """What thousands of tasks cost that wait for jobs in one process, and how soon they hear of the ends.
 
-Each waiter is what a trigger runs: the segment of a pattern's ``monitor``, with an experiment as its conf, over a real
-store, with the process' watcher, its reconciler and the live log. The clusters are pretended: they say at once that
+Each waiter is what a trigger runs: the segment of a pattern's ``monitor``, with an experiment as its conf, over a
+real store, with the process' watcher, its reconciler and the live log. The cluster is pretended: it says at once that
 every job runs. Beside it stand as many tasks that wait for nothing, as a trigger that does no work would: what is
 told is the difference. Each side is measured in a process of its own, so that memory is its own.
 
@@ -155,13 +155,15 @@ async def _segment(services: _Services, log: logging.Logger, number: int) -> Asy
 
 async def _drain(events: AsyncIterator[str]) -> str:
     """What the triggerer does with a trigger."""
-    return [event async for event in events][0]
+    return [event async for event in events][-1]
 
 
-async def _until_quiet(services: _Services, count: int) -> None:
-    while services.store._watcher.waiting < count:
+async def _until_quiet(store: JobStore, waiting: Sequence[asyncio.Task[str]]) -> float:
+    """Until each waits, or has failed; the seconds that took."""
+    began = time.monotonic()
+    while store._watcher.waiting + sum(task.done() for task in waiting) < len(waiting):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
-    await asyncio.sleep(SETTLE_S)
+    return time.monotonic() - began
 
 
 async def _worst_block(over: asyncio.Event) -> float:
@@ -193,10 +195,8 @@ async def _measured(options: argparse.Namespace) -> None:
         waiting.append(asyncio.create_task(_drain(events)))
         if number % 50 == 0:
             await asyncio.sleep(0)
-    if options.idle:
-        await asyncio.sleep(SETTLE_S)
-    else:
-        await _until_quiet(services, options.count)
+    started = 0.0 if options.idle else await _until_quiet(store, waiting)
+    await asyncio.sleep(SETTLE_S)
     gc.collect()
     memory = process.memory_info().rss - before
     over, commands = asyncio.Event(), cluster.commands
@@ -210,6 +210,8 @@ async def _measured(options: argparse.Namespace) -> None:
         bytes_per_waiter=memory / options.count,
         commands=cluster.commands - commands,
         worst_block_s=await blocks,
+        started_s=started,
+        failed=sum(task.done() for task in waiting),
     )
     if not options.idle:
         done, _ = await asyncio.wait(waiting, timeout=options.ends_s + LATE_S)
@@ -308,6 +310,8 @@ def _one(url: str, folder: Path, server: Path | None, count: int, idle_s: float,
         "cpu_share_on_top": ours["cpu_share"] - nothing["cpu_share"],
         "bytes_per_waiter": ours["bytes_per_waiter"],
         "bytes_per_nothing": nothing["bytes_per_waiter"],
+        "started_s": ours["started_s"],
+        "failed": ours["failed"],
         "commands": ours["commands"],
         "worst_block_s": ours["worst_block_s"],
         "database_cpu_s": used.get("database"),
@@ -346,6 +350,8 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
     """What is not as it should be."""
     found = []
     for kind, each in _databases(figures).items():
+        if each["failed"]:
+            found.append(f"{kind}: {each['failed']} waiters failed while nothing happened")
         if each["delivered"] != figures["count"]:
             found.append(f"{kind}: {each['delivered']} of {figures['count']} ends were delivered")
         if each["cpu_share_on_top"] > CPU_SHARE:
@@ -360,16 +366,18 @@ def table(figures: Mapping[str, Any]) -> str:
     lines = [
         f"waiters: {figures['count']} in one process, idle for {figures['idle_s']:g} s,"
         f" then all ends within {figures['ends_s']:g} s",
-        f"  {'':12}{'% core':>8}{'nothing':>9}{'on top':>8}{'target':>8}{'KiB each':>10}{'nothing':>9}{'block ms':>10}"
-        f"{'commands':>10}{'delivered':>11}{'p50 s':>8}{'p95 s':>8}{'p99 s':>8}{'worst':>8}",
     ]
     for kind, each in _databases(figures).items():
-        lines.append(
-            f"  {kind:12}{each['cpu_share'] * 100:8.1f}{each['cpu_share_of_nothing'] * 100:9.1f}"
-            f"{each['cpu_share_on_top'] * 100:8.1f}{CPU_SHARE * 100:8.0f}{each['bytes_per_waiter'] / 1024:10.1f}"
-            f"{each['bytes_per_nothing'] / 1024:9.1f}{each['worst_block_s'] * 1000:10.0f}{each['commands']:10}"
-            f"{each['delivered']:11}{each['p50_s']:8.3f}{each['p95_s']:8.3f}{each['p99_s']:8.3f}{each['worst_s']:8.3f}"
-        )
+        kib, nothing = each["bytes_per_waiter"] / 1024, each["bytes_per_nothing"] / 1024
+        lines += [
+            f"  {kind}: {each['cpu_share']:.1%} of a core, {each['cpu_share_on_top']:.1%} on top of waiting for nothing"
+            f" (target {CPU_SHARE:.0%}); {kib:.1f} KiB each, {nothing:.1f} for nothing",
+            f"    {each['started_s']:.1f} s until all waited, {each['failed']} failed; {each['commands']} commands to the"
+            f" cluster; the event loop was busy for {each['worst_block_s'] * 1000:.0f} ms at most",
+            f"    {each['delivered']} of {each['ended']} ends delivered; from storing to the waiter, s:"
+            f" p50 {each['p50_s']:.3f}, p95 {each['p95_s']:.3f}, p99 {each['p99_s']:.3f} (target {WAKE_S:g}),"
+            f" worst {each['worst_s']:.3f}",
+        ]
     return "\n".join(lines)
 
 

@@ -266,7 +266,6 @@ async def test_a_parser_reads_and_writes_storage(services: BedServices, bed: Bed
 async def test_a_job_submitted_by_hand_is_waited_for_and_its_output_shown(
     services: BedServices, bed: Bed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    services.live_log_interval = 0.2
     caplog.set_level(logging.INFO)
     folder = f"{bed.scratch}/{name()}"
     # It ends when its output was shown; without that, in time for a failure that can be read.
