@@ -149,8 +149,9 @@ class Settings:
         least=0,
     )
     watch_interval: float = _option(
-        0.5,
-        "Seconds between two looks at the job store by a process in which tasks wait for jobs.",
+        0.25,
+        "Seconds between two looks at the job store by a process in which tasks wait for jobs. PostgreSQL tells of "
+        "changes at once; there it counts only while that connection is down.",
         least=0.05,
     )
 

@@ -370,10 +370,10 @@ def table(figures: Mapping[str, Any]) -> str:
     for kind, each in _databases(figures).items():
         kib, nothing = each["bytes_per_waiter"] / 1024, each["bytes_per_nothing"] / 1024
         lines += [
-            f"  {kind}: {each['cpu_share']:.1%} of a core, {each['cpu_share_on_top']:.1%} on top of waiting for nothing"
-            f" (target {CPU_SHARE:.0%}); {kib:.1f} KiB each, {nothing:.1f} for nothing",
-            f"    {each['started_s']:.1f} s until all waited, {each['failed']} failed; {each['commands']} commands to the"
-            f" cluster; the event loop was busy for {each['worst_block_s'] * 1000:.0f} ms at most",
+            f"  {kind}: {each['cpu_share']:.1%} of a core, {each['cpu_share_on_top']:.1%} on top of waiting for"
+            f" nothing (target {CPU_SHARE:.0%}); {kib:.1f} KiB each, {nothing:.1f} for nothing",
+            f"    {each['started_s']:.1f} s until all waited, {each['failed']} failed; {each['commands']} commands to"
+            f" the cluster; the event loop was busy for {each['worst_block_s'] * 1000:.0f} ms at most",
             f"    {each['delivered']} of {each['ended']} ends delivered; from storing to the waiter, s:"
             f" p50 {each['p50_s']:.3f}, p95 {each['p95_s']:.3f}, p99 {each['p99_s']:.3f} (target {WAKE_S:g}),"
             f" worst {each['worst_s']:.3f}",

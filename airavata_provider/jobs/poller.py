@@ -126,7 +126,7 @@ class Poller:
         """Seconds until what jobs write is looked at again."""
         if self.shown_at is None:
             return 0.0
-        pause = min(self.show_s * 2 ** min(self.show_failures, 10), max(SLOWEST_SHOW_S, self.show_s))
+        pause = min(self.show_s * 2.0 ** min(self.show_failures, 10), max(SLOWEST_SHOW_S, self.show_s))
         return 0.85 * pause - (now - self.shown_at).total_seconds()
 
     async def _show(self, connect: Connect, now: datetime) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, case, exists, func, or_, select
+from sqlalchemy import Select, case, exists, func, or_, select, tuple_
 
 from airavata_provider.jobs import tables
+from airavata_provider.jobs.gather import Gatherer
 from airavata_provider.jobs.records import Records
 from airavata_provider.jobs.rows import StoredEvent, job_from, stored_event
 from airavata_provider.jobs.state import RECORDS
@@ -25,6 +26,15 @@ _CHUNK = 400
 
 class Queries(Records):
     """See the module; :class:`~airavata_provider.jobs.store.JobStore` is the whole."""
+
+    def __init__(self, url: str, pool_size: int) -> None:
+        super().__init__(url, pool_size)
+        self._attempts = Gatherer[TaskIdentity, list[Job]](self._attempts_of, list)
+
+    async def close(self) -> None:
+        """Finish writes and reads, close connections."""
+        await self._attempts.close()
+        await super().close()
 
     async def job(self, name: str) -> Job | None:
         """The job of that name, None when there is none."""
@@ -50,15 +60,20 @@ class Queries(Records):
 
     async def attempts(self, task: TaskIdentity) -> list[Job]:
         """The jobs, or the arrays, of that submission task, by attempt and offset."""
+        return await self._attempts.get(task)
+
+    async def _attempts_of(self, tasks: list[TaskIdentity]) -> dict[TaskIdentity, list[Job]]:
         column = tables.job.c
+        key = tuple_(column.dag_id, column.experiment_id, column.task_id, column.map_index, column.born)
+        wanted = [(task.dag_id, task.experiment_id, task.task_id, task.map_index, task.born) for task in tasks]
         query = (
-            select(tables.job)
-            .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
-            .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
-            .where(column.array.is_(None))
-            .order_by(column.attempt, column.offset)
+            select(tables.job).where(key.in_(wanted), column.array.is_(None)).order_by(column.attempt, column.offset)
         )
-        return await self._jobs(query)
+        found: dict[TaskIdentity, list[Job]] = {}
+        for job in await self._jobs(query):
+            task = TaskIdentity(job.dag_id, job.experiment_id, job.task_id, job.map_index, job.born)
+            found.setdefault(task, []).append(job)
+        return found
 
     async def jobs_of(self, dag_id: str, experiment_id: str, born: str) -> list[Job]:
         """All jobs of an experiment, by task, map index and attempt; arrays without their elements."""
@@ -156,6 +171,17 @@ class Queries(Records):
             "looking for changed jobs", select(column.name, column.version).where(column.changed_at >= at)
         )
         return {row["name"]: row["version"] for row in rows}
+
+    async def versions_of(self, names: Collection[str]) -> dict[str, int]:
+        """Versions of those jobs' records; of a job that is not there, none."""
+        column = tables.job.c
+        return {
+            row["name"]: row["version"]
+            for chunk in _chunks(names)
+            for row in await self._read(
+                "looking for changed jobs", select(column.name, column.version).where(column.name.in_(chunk))
+            )
+        }
 
     async def cancel_requests(self) -> list[Job]:
         """Jobs whose end was asked for and that the scheduler has not agreed to yet, oldest request first.
