@@ -68,6 +68,7 @@ class Poller:
     rhythm: Rhythm
     patience: Patience
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    known: dict[str, Job] = field(default_factory=dict)
     asked: dict[str, datetime] = field(default_factory=dict)
     seen: dict[str, datetime] = field(default_factory=dict)
     missing_since: dict[str, datetime] = field(default_factory=dict)
@@ -93,8 +94,7 @@ class Poller:
         return max(0.0, next_s - (datetime.now(UTC) - now).total_seconds())
 
     async def _poll(self, connect: Connect, now: datetime) -> float:
-        jobs = await self.store.open_jobs(self.resource)
-        jobs += await self.store.unbacked_jobs(self.resource, now - timedelta(seconds=UNBACKED_S))
+        jobs = await self._jobs(now)
         hearing = await self.store.hearing(self.resource, SCRIPT_SOURCES)
         names = {job.name for job in jobs}
         for memory in (self.asked, self.seen, self.missing_since):
@@ -117,6 +117,15 @@ class Poller:
         if self.relays and self.collected_at is not None:
             next_s = min(next_s, self.rhythm.base - (now - self.collected_at).total_seconds())
         return next_s
+
+    async def _jobs(self, now: datetime) -> list[Job]:
+        """Those to ask about at some time. Records are read once per version: thousands wait for hours unchanged."""
+        versions = await self.store.versions_to_poll(self.resource, now - timedelta(seconds=UNBACKED_S))
+        known = {name: job for name, job in self.known.items() if versions.get(name) == job.version}
+        changed = await self.store.jobs_named([name for name in versions if name not in known])
+        known.update((job.name, job) for job in changed)
+        self.known = known
+        return [known[name] for name in versions if name in known]
 
     def _shows(self) -> bool:
         """Whether somebody here wants to see what jobs write."""

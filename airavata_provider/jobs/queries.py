@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, case, exists, func, or_, select, tuple_
+from sqlalchemy import Select, and_, case, exists, func, or_, select, tuple_
 
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.gather import Gatherer
@@ -113,19 +113,6 @@ class Queries(Records):
         )
         return list({job.place: job for job in await self._jobs(query)}.values())
 
-    async def open_jobs(self, resource: str | None = None) -> list[Job]:
-        """Jobs with a scheduler's id of which news is awaited, oldest first; of all resources or one.
-
-        Elements of arrays are among them; arrays' own rows, which nobody can ask about, are not.
-        """
-        column = tables.job.c
-        query = select(tables.job).where(
-            column.ended_at.is_(None), column.native_id.is_not(None), column.size.is_(None)
-        )
-        if resource is not None:
-            query = query.where(column.resource == resource)
-        return await self._jobs(query.order_by(column.created_at, column.name))
-
     async def open_resources(self) -> dict[str, bool]:
         """Resources with open jobs; True where one of them has an end that only the scheduler can settle."""
         column = tables.job.c
@@ -138,16 +125,25 @@ class Queries(Records):
         rows = await self._read("looking for open jobs", query)
         return {row["resource"]: bool(row["unsettled"]) for row in rows}
 
-    async def unbacked_jobs(self, resource: str, since: datetime) -> list[Job]:
-        """Jobs of a resource that ended since then by hearsay alone: not yet by the scheduler's own record."""
+    async def versions_to_poll(self, resource: str, since: datetime) -> dict[str, int]:
+        """Names and versions of a resource's jobs that its scheduler has something to tell about, oldest first.
+
+        News of them is awaited; or they ended since then by hearsay alone: not yet by the scheduler's own record.
+        Elements of arrays are among them; arrays' own rows, which nobody can ask about, are not.
+        """
         column = tables.job.c
-        return await self._jobs(
-            select(tables.job)
-            .where(column.ended_at >= since, column.resource == resource, column.native_id.is_not(None))
-            .where(column.state.in_(sorted(TERMINAL)), column.state_source.not_in(sorted(RECORDS)))
-            .where(column.size.is_(None))
-            .order_by(column.ended_at, column.name)
+        hearsay = and_(
+            column.ended_at >= since,
+            column.state.in_(sorted(TERMINAL)),
+            column.state_source.not_in(sorted(RECORDS)),
         )
+        query = (
+            select(column.name, column.version)
+            .where(or_(column.ended_at.is_(None), hearsay))
+            .where(column.resource == resource, column.native_id.is_not(None), column.size.is_(None))
+            .order_by(column.created_at, column.name)
+        )
+        return {row["name"]: row["version"] for row in await self._read("looking for jobs to ask about", query)}
 
     async def hearing(self, resource: str, sources: Collection[str], last: int = 20) -> Hearing:
         """Whether jobs' own scripts are heard from a resource, by its open jobs and the last that ended."""

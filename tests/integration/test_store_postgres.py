@@ -39,7 +39,7 @@ class TestPostgreSQL(StoreContract):
         """A server that drops everybody: writes are tried again, waiters go on waiting."""
         await self.submitted_job(store)
         waiting = asyncio.create_task(store.wait("a1", 20))
-        await store.open_jobs()
+        await store.cancel_requests()
         import psycopg
 
         with psycopg.connect(url, autocommit=True) as connection:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -274,3 +274,25 @@ async def test_who_does_not_lead_brings_no_states(writing: tuple[Site, TailClust
     site.poller.rhythm = Rhythm(base=30, floor=30)
     assert 10 < await site.poller.poll(site.connect, leads=False) <= 15
     assert (shown, cluster.calls) == (["one"], [])
+
+
+async def test_a_record_is_read_once_per_version(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    named = site.store.jobs_named
+
+    async def noted(names: Collection[str]) -> list[Job]:
+        read.extend(names)
+        return await named(names)
+
+    monkeypatch.setattr(site.store, "jobs_named", noted)
+    for name in ("a1", "a2"):
+        await site.submitted(name)
+    quiet = Rhythm(base=300, floor=300)
+    await site.poll(quiet)
+    await site.poll(quiet)
+    assert read == ["a1", "a2"]
+    await site.store.append(make_event(S.ACTIVE, 0, job="a1"))
+    await site.store.append(make_event(S.COMPLETE, 0, job="a2"))
+    await site.poll(quiet)
+    assert read == ["a1", "a2", "a1"]
+    assert [(name, job.state) for name, job in site.poller.known.items()] == [("a1", S.ACTIVE)]

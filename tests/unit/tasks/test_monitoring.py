@@ -83,7 +83,7 @@ async def the_row(services: Store) -> Job:
     """The row of the job that is waited for by now."""
     await services.watched.wait()
     services.watched.clear()
-    (job,) = await services.store.open_jobs()
+    (job,) = await services.store.jobs_named(await services.store.versions_to_poll("cluster", datetime.now(UTC)))
     return job
 
 
