@@ -1,5 +1,5 @@
 """The bench: experiments an hour and seconds for one, beside a plain Airflow DAG and the limit of the host; how
-a queue's limit holds under a burst; and what the monitors know of real jobs, and how soon.
+a queue's limit holds under a burst; what the monitors know of real jobs, and how soon; and what waiting costs.
 
 Everything is measured in one run, on the test bed (real sshd, SLURM, PostgreSQL) and one Airflow instance
 with one set of settings. Prints a table, writes ``build/bench.json``; the exit status is 1 when a run failed.
@@ -24,7 +24,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks import admission, monitor
+from benchmarks import admission, monitor, waiters
 from benchmarks.limit import submissions_per_hour
 from benchmarks.measure import ConnectionCounter, difference, tree_cpu_seconds
 from benchmarks.setup import EXPERIMENT, bench_airflow
@@ -38,6 +38,8 @@ ADMISSION = "admission"
 """A burst for a small queue, without Airflow."""
 MONITOR = "monitor"
 """Real jobs and all sources of news, without Airflow."""
+WAITERS = "waiters"
+"""Tasks that wait in one process, without Airflow."""
 TARGETS = {"task": 8.0, "segment": 15.0}
 """Times the plain DAG's throughput."""
 
@@ -236,7 +238,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=300, help="runs in a pattern's burst")
     parser.add_argument("--plain", type=int, default=60, help="runs in the plain DAG's burst")
     parser.add_argument("--lone", type=int, default=5, help="lone runs of each")
-    modes = [*DAGS, WEBHOOK, ADMISSION, MONITOR]
+    modes = [*DAGS, WEBHOOK, ADMISSION, MONITOR, WAITERS]
     parser.add_argument("--modes", nargs="+", choices=modes, default=modes)
     parser.add_argument("--requests", type=int, default=2000, help="requests for the small queue")
     parser.add_argument("--queue", type=int, default=50, help="jobs that the small queue takes")
@@ -245,6 +247,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--drop", type=float, default=0.1, help="share of their scripts' calls that is lost")
     parser.add_argument("--late", type=float, default=180.0, help="seconds by which their mail is late at most")
     parser.add_argument("--interval", type=float, default=10.0, help="seconds between polls of them")
+    parser.add_argument("--waiters", type=int, default=5000, help="tasks that wait in one process")
     parser.add_argument("--output", type=Path, default=PROJECT / "build" / "bench.json")
     return parser.parse_args(arguments)
 
@@ -272,24 +275,29 @@ def main(arguments: list[str] | None = None) -> int:
             say=say,
         )
         options.modes.remove(MONITOR)
+    idle: dict[str, Any] = {}
+    if WAITERS in options.modes:
+        say(f"waiters: {options.waiters} tasks that wait in one process, on PostgreSQL and on SQLite")
+        idle = waiters.measure(bed, options.waiters)
+        options.modes.remove(WAITERS)
     result: dict[str, Any] = {}
     failed = 0
     if options.modes:
         result, failed = everything(bed, PROJECT / "build" / "bench", options)
     faults = [f"admission: {fault}" for fault in admission.faults(crowd)] if crowd else []
     faults += [f"monitor: {fault}" for fault in monitor.faults(heard)] if heard else []
-    if crowd:
-        result = {**result, ADMISSION: crowd}
-    if heard:
-        result = {**result, MONITOR: heard}
+    faults += [f"waiters: {fault}" for fault in waiters.faults(idle)] if idle else []
+    others = {name: found for name, found in ((ADMISSION, crowd), (MONITOR, heard), (WAITERS, idle)) if found}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    options.output.write_text(json.dumps({**result, **others}, indent=2) + "\n")
     if options.modes:
         print(table(result))
     if crowd:
         print(admission.table(crowd))
     if heard:
         print(monitor.table(heard))
+    if idle:
+        print(waiters.table(idle))
     say(f"{time.monotonic() - started:.0f} s in all; {options.output}")
     if failed:
         say(f"{failed} runs or calls FAILED")

@@ -59,7 +59,6 @@ WAKE_S = 0.5
 _DAG = "hpc_batch"
 _BORN = "bench"
 _LABEL = re.compile(r"AIRAVATA-BEGIN (\w+)")
-_NAME = re.compile(r"a[0-9a-f]{16,}\w*")
 
 
 def _identity(number: int, task: str = "submit") -> TaskIdentity:
