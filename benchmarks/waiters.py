@@ -213,9 +213,11 @@ async def _measured(options: argparse.Namespace) -> None:
         failed=sum(task.done() for task in waiting),
     )
     if not options.idle:
+        used = sum(process.cpu_times()[:2])
         done, _ = await asyncio.wait(waiting, timeout=options.ends_s + LATE_S)
         states = [task.result() for task in done if task.exception() is None]
-        _say(woken=store.woken, completed=states.count(JobState.COMPLETE.value))
+        used = sum(process.cpu_times()[:2]) - used
+        _say(woken=store.woken, completed=states.count(JobState.COMPLETE.value), cpu_s=used)
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
@@ -315,6 +317,7 @@ def _one(url: str, folder: Path, server: Path | None, count: int, idle_s: float,
         "worst_block_s": ours["worst_block_s"],
         "database_cpu_s": used.get("database"),
         "ended": len(stored),
+        "ends_cpu_s": ends["cpu_s"],
         "delivered": ends["completed"],
         "p50_s": percentile(delays, 0.50),
         "p95_s": percentile(delays, 0.95),
@@ -373,8 +376,8 @@ def table(figures: Mapping[str, Any]) -> str:
             f" nothing (target {CPU_SHARE:.0%}); {kib:.1f} KiB each, {nothing:.1f} for nothing",
             f"    {each['started_s']:.1f} s until all waited, {each['failed']} failed; {each['commands']} commands to"
             f" the cluster; the event loop was busy for {each['worst_block_s'] * 1000:.0f} ms at most",
-            f"    {each['delivered']} of {each['ended']} ends delivered; from storing to the waiter, s:"
-            f" p50 {each['p50_s']:.3f}, p95 {each['p95_s']:.3f}, p99 {each['p99_s']:.3f} (target {WAKE_S:g}),"
+            f"    {each['delivered']} of {each['ended']} ends delivered with {each['ends_cpu_s']:.1f} s of CPU; from"
+            f" storing to the waiter, s: p50 {each['p50_s']:.3f}, p95 {each['p95_s']:.3f}, p99 {each['p99_s']:.3f} (target {WAKE_S:g}),"
             f" worst {each['worst_s']:.3f}",
         ]
     return "\n".join(lines)

@@ -37,7 +37,7 @@ class Records:
         # Reads stand in line here, where nothing runs out; one connection is left to whoever writes.
         self._room = asyncio.Semaphore(max(1, pool_size - 1))
         self._reads: set[asyncio.Future[Any]] = set()
-        self._checkpoints = Gatherer(self._task_records, dict)
+        self._checkpoints = Gatherer[Place, Mapping[tuple[str, int], TaskRecord]](self._task_records, dict)
         self._placed = Gatherer[Place, Placement | None](self._placements, lambda: None)
 
     async def close(self) -> None:

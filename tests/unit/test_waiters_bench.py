@@ -26,6 +26,7 @@ def figures(**values: Any) -> dict[str, Any]:
         "commands": 2,
         "worst_block_s": 0.01,
         "ended": 10,
+        "ends_cpu_s": 0.1,
         "delivered": 10,
         "p50_s": 0.01,
         "p95_s": 0.02,

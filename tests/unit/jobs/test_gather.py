@@ -61,7 +61,7 @@ async def test_an_error_is_for_those_who_asked() -> None:
     gathered = table.gatherer()
     table.error = StoreError("away")
     found = await asyncio.gather(gathered.get(1), gathered.get(2), return_exceptions=True)
-    assert found == [table.error, table.error]
+    assert [*found] == [table.error, table.error]
     table.error = None
     assert await gathered.get(2) == 4
 
