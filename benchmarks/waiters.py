@@ -376,9 +376,9 @@ def table(figures: Mapping[str, Any]) -> str:
             f" nothing (target {CPU_SHARE:.0%}); {kib:.1f} KiB each, {nothing:.1f} for nothing",
             f"    {each['started_s']:.1f} s until all waited, {each['failed']} failed; {each['commands']} commands to"
             f" the cluster; the event loop was busy for {each['worst_block_s'] * 1000:.0f} ms at most",
-            f"    {each['delivered']} of {each['ended']} ends delivered with {each['ends_cpu_s']:.1f} s of CPU; from"
-            f" storing to the waiter, s: p50 {each['p50_s']:.3f}, p95 {each['p95_s']:.3f}, p99 {each['p99_s']:.3f} (target {WAKE_S:g}),"
-            f" worst {each['worst_s']:.3f}",
+            f"    {each['delivered']} of {each['ended']} ends delivered with {each['ends_cpu_s']:.1f} s of CPU",
+            f"    from storing to the waiter, s: p50 {each['p50_s']:.3f}, p95 {each['p95_s']:.3f},"
+            f" p99 {each['p99_s']:.3f} (target {WAKE_S:g}), worst {each['worst_s']:.3f}",
         ]
     return "\n".join(lines)
 

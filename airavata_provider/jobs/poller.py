@@ -76,6 +76,7 @@ class Poller:
     ignored: set[str] = field(default_factory=set)
     relays: bool = False
     collected_at: datetime | None = None
+    asked_at: datetime | None = None
     show_s: float = 0.0
     shown_at: datetime | None = None
     show_failures: int = 0
@@ -103,7 +104,9 @@ class Poller:
         jitter = random.uniform(0.85, 1.0)  # noqa: S311
         along = self._shows() and not self.show_failures
         show_in = self._show_in(now)
-        due = turn(jobs, self.asked, now, self.rhythm, hearing, jitter=jitter, along=along and show_in <= 0)
+        rested = self.asked_at is None or now - self.asked_at >= timedelta(seconds=self.rhythm.least)
+        goes = along and show_in <= 0 and rested
+        due = turn(jobs, self.asked, now, self.rhythm, hearing, jitter=jitter, along=goes)
         collect = self._collects(now) and any(job.ended_at is None for job in jobs)
         if due.jobs or collect:
             # A command that goes in any case brings what was written, too, unless that was looked at just now.
@@ -179,6 +182,7 @@ class Poller:
             self.collected_at = now
             await self._take_in(answer.left)
         await self.tell(jobs, answer)
+        self.asked_at = now if jobs else self.asked_at
         self.asked.update((job.name, now) for job in jobs)
         if answer.unreadable:
             log.warning("%s: its history cannot be read: %s", self.resource, answer.unreadable)

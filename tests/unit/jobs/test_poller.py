@@ -244,6 +244,23 @@ async def test_one_command_brings_states_and_what_was_written(
     assert cluster.calls == [("status", ["id-a1"])] * 2
 
 
+async def test_status_calls_are_no_closer_for_what_is_written(
+    writing: tuple[Site, TailCluster, list[str]],
+) -> None:
+    site, cluster, shown = writing
+    site.poller.show_s = 0.000001
+    often = Rhythm(base=30, floor=10)
+    site.poller.asked["a1"] = datetime.now(UTC) - timedelta(seconds=60)
+    for calls in (1, 1, 2):
+        cluster.files["/a1/out"] += b"more\n"
+        await site.poll(often)
+        assert cluster.count("status") == calls
+        assert "airavata_tail" in cluster.commands[-1]
+        if len(cluster.commands) == 2 and site.poller.asked_at is not None:
+            site.poller.asked_at -= timedelta(seconds=10)
+    assert shown == ["one", "more", "more", "more"]
+
+
 async def test_a_stuck_file_system_does_not_hide_states(writing: tuple[Site, TailCluster, list[str]]) -> None:
     site, cluster, shown = writing
     cluster.stuck = True

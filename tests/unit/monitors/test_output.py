@@ -42,6 +42,15 @@ def test_only_what_is_new_is_read(tmp_path: Path) -> None:
     assert found == {0: Tail(6, b"new \x00\xff\n"), 2: Tail(0, b"anew\n")}
 
 
+def test_the_next_command_is_not_touched(tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    file.write_bytes(b"AIRAVATA-END output 0 \nAIRAVATA-BEGIN queue\n")
+    command = f'{tail_command([(str(file), 0), ("/nowhere", 0)])}\ncat; echo "the rest $#" >&1; exit 3'
+    done = subprocess.run(["/bin/sh", "-c", command], input="in\n", capture_output=True, text=True, check=False)
+    assert take_tails(done.stdout) == ({0: Tail(0, file.read_bytes())}, "in\nthe rest 0\n")
+    assert (done.returncode, done.stderr) == (3, "")
+
+
 def test_of_much_the_end_is_read(tmp_path: Path) -> None:
     file = tmp_path / "much"
     file.write_bytes(b"x" * 10 * MOST_BYTES + b"\nend\n")
