@@ -1,6 +1,6 @@
 """The bench, in parts: how many experiments an hour, beside a plain Airflow DAG and the limit of the host; how a
 queue's limit holds under a burst; what a submission costs beside bare ``sbatch``; what an API server takes of the
-scripts' calls; what the monitors know of real jobs, and how soon; and a mailbox that is full.
+scripts' calls; what the monitors know of real jobs, and how soon; a mailbox that is full; and what waiting costs.
 
 Each part is measured in one run, on the test bed (real sshd, SLURM, PostgreSQL, Dovecot). Prints tables, writes
 ``build/bench.json``; the exit status is 1 when something is wrong.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import admission, mailbox, monitor, submit, throughput, webhook
+from benchmarks import admission, mailbox, monitor, submit, throughput, waiters, webhook
 from tests.bed import PROJECT, Bed, start_bed
 
 Options = argparse.Namespace
@@ -81,6 +81,12 @@ PARTS: Mapping[str, Part] = {
         mailbox.faults,
         mailbox.table,
     ),
+    "waiters": Part(
+        lambda options: f"{options.waiters} tasks that wait in one process, on PostgreSQL and on SQLite",
+        lambda bed, options: waiters.measure(bed, options.waiters),
+        waiters.faults,
+        waiters.table,
+    ),
     "webhook": Part(
         lambda options: "an API server under calls at a fixed rate",
         lambda bed, options: webhook.measure(bed, _work("webhook")),
@@ -107,6 +113,7 @@ def parse(arguments: list[str] | None) -> Options:
     parser.add_argument("--late", type=float, default=180.0, help="seconds by which their mail is late at most")
     parser.add_argument("--interval", type=float, default=10.0, help="seconds between polls of them")
     parser.add_argument("--messages", type=int, default=50_000, help="old messages in a mailbox")
+    parser.add_argument("--waiters", type=int, default=5000, help="tasks that wait in one process")
     parser.add_argument("--output", type=Path, default=PROJECT / "build" / "bench.json")
     return parser.parse_args(arguments)
 

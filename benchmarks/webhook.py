@@ -145,6 +145,7 @@ async def _jobs(url: str, count: int) -> None:
 async def _measure(airflow: AirflowInstance, rate: float, seconds: float) -> dict[str, Any]:
     count = int(rate * seconds / 2)
     calls = [("start", number) for number in range(count)] + [("end", number) for number in range(count)]
+    await _load(airflow.url, [("start", count)], rate)  # what is loaded once is loaded now
     over = asyncio.Event()
     idle = asyncio.create_task(_use(airflow, over))
     await asyncio.sleep(5)

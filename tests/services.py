@@ -157,10 +157,10 @@ class BedServices(HostServices):
         return f"token-of-{job}"
 
     async def watch(self) -> None:
-        from airavata_provider.jobs.reconcile import ensure_reconciler
+        from airavata_provider.jobs.reconcile import Pace, ensure_reconciler
 
         self.watched += 1
-        ensure_reconciler(self.store, self.way, rhythm=Rhythm(base=1.0))
+        ensure_reconciler(self.store, self.way, pace=Pace(rhythm=Rhythm(base=1.0), show=0.2))
 
     async def run(
         self, experiment: str, conf: Mapping[str, Any] | None, *tasks: HostedTask, try_number: int = 1

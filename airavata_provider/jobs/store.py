@@ -42,18 +42,20 @@ class JobStore(Queries, Admissions):
     """The store of one event loop. Opens nothing before the first call.
 
     :param url: ``sqlite:///…`` or ``postgresql://…``
-    :param watch_interval: seconds between two looks for changed jobs while someone waits
+    :param watch_interval: seconds between two looks for changed jobs while someone waits and the database does not
+        tell of them
     :param pool_size: connections to the database at most, one more for its notifications
     :raises ConfigurationError: another kind of URL
     """
 
-    def __init__(self, url: str, *, watch_interval: float = 0.5, pool_size: int = 5) -> None:
+    def __init__(self, url: str, *, watch_interval: float = 0.25, pool_size: int = 5) -> None:
         super().__init__(url, pool_size)
         postgres = self._engine.dialect.name == "postgresql"
         self.mail_folders = MailFolders(self._engine)
         self._watcher = Watcher(
             self.jobs_named,
             self.versions_since,
+            self.versions_of,
             interval_s=watch_interval,
             listen=(lambda: listen(self._engine.url)) if postgres else None,
         )

@@ -92,6 +92,22 @@ def unframe(text: str, label: str) -> Frame | None:
     return None
 
 
+def take(text: str, label: str) -> tuple[Frame | None, str]:
+    """The frame with that label, None when there is none, and the text without it.
+
+    :raises AnswerUnreadable: it begins and does not end, so the answer was cut
+    """
+    begin = text.find(f"{_BEGIN} {label}\n")
+    if begin < 0:
+        return None, text
+    end = text.find(f"\n{_END} {label} ", begin)
+    if end < 0:
+        raise AnswerUnreadable(f"the answer {label} was cut")
+    after = text.find("\n", end + 1)
+    after = len(text) if after < 0 else after + 1
+    return unframe(text[begin:after], label), text[:begin] + text[after:]
+
+
 def frames(text: str) -> Iterator[tuple[str, Frame]]:
     """All frames in a command's standard output with their labels, in order.
 

@@ -60,8 +60,6 @@ class Services(ABC):
     """The outside world, as a host hands it to tasks."""
 
     store: JobStore
-    live_log_interval: float = 15.0
-    """Seconds between two looks at what running jobs write."""
 
     @abstractmethod
     def compute_resource(self, name: str) -> ComputeResource:

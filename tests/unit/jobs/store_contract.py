@@ -29,7 +29,7 @@ from airavata_provider.models.job import (
 )
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.models.placement import Placement
-from tests.unit.jobs.factory import at, make_event, make_job
+from tests.unit.jobs.factory import LATER, at, make_event, make_job
 
 S = JobState
 
@@ -144,14 +144,20 @@ class StoreContract(StoreFixtures):
         job = await waiting
         assert (job.submission, job.state, job.reason) == (SubmissionState.REFUSED, None, "invalid account")
 
-    async def test_open_jobs(self, store: JobStore) -> None:
+    async def test_jobs_to_ask_about(self, store: JobStore) -> None:
         await self.submitted_job(store, "a1", created_at=at(2))
         await self.submitted_job(store, "a2", created_at=at(1), resource="other")
         await self.submitted_job(store, "a3", created_at=at(3))
         await store.intend(make_job("a4"))
         await store.append(make_event(S.COMPLETE, 5, job="a3"))
-        assert [job.name for job in await store.open_jobs()] == ["a2", "a1"]
-        assert [job.name for job in await store.open_jobs("cluster")] == ["a1"]
+        await self.submitted_job(store, "a5", created_at=at(0))
+        await store.append(make_event(S.COMPLETE, 5, job="a5", source="webhook"))
+        assert list(await store.versions_to_poll("other", LATER)) == ["a2"]
+        assert list(await store.versions_to_poll("cluster", LATER)) == ["a1"]
+        # An end that only its script told is to be backed for a while.
+        names = await store.versions_to_poll("cluster", datetime.now(UTC) - timedelta(minutes=1))
+        assert list(names) == ["a5", "a1"]
+        assert await store.versions_of(["a1", "a5", "nobody"]) == names
 
     async def test_append(self, store: JobStore) -> None:
         await self.submitted_job(store)
@@ -417,7 +423,7 @@ class StoreContract(StoreFixtures):
         waiting = asyncio.create_task(store.wait("a1", 10))
         await store.append(make_event(S.UNKNOWN, 2, given_up=True))
         assert (await waiting).state is S.UNKNOWN
-        assert await store.open_jobs() == []
+        assert await store.versions_to_poll("cluster", LATER) == {}
 
     async def test_many_ends_are_all_delivered(self, store: JobStore, other: JobStore) -> None:
         names = [f"a{number}" for number in range(500)]

@@ -60,7 +60,7 @@ async def test_missing_tables_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="airflow db migrate"):
         await store.intend(make_job())
     with pytest.raises(StoreError, match="airflow db migrate"):
-        await store.open_jobs()
+        await store.cancel_requests()
     await store.close()
 
 
