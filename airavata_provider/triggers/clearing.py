@@ -9,11 +9,12 @@ Imports no Airflow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airavata_provider.models.job import TaskRecord, TaskState
+from airavata_provider.triggers.progress import SKIPPED
 
 if TYPE_CHECKING:
     from airavata_provider.jobs.store import JobStore
@@ -24,18 +25,27 @@ Records = Mapping[tuple[str, int], TaskRecord]
 _CLEARED = "cleared_after_attempt"
 
 
-async def mark_cleared(store: JobStore, tasks: Sequence[HostedTask], run: Run, records: Records) -> Records:
-    """Put on record that a person cleared these tasks; all records as they are then."""
+async def begin_anew(
+    store: JobStore, tasks: Sequence[HostedTask], run: Run, records: Records, fresh: Collection[str]
+) -> Records:
+    """Put on record that what these tasks did does not count any more; all records as they are then.
+
+    :param fresh: ids of those that a person cleared
+    """
     attempts: dict[tuple[str, int], int] = {}
-    for job in await store.jobs_of(run.dag_id, run.run_id, run.born):
-        key = job.task_id, job.map_index
-        attempts[key] = max(job.attempt, attempts.get(key, 0))
-    now = datetime.now(UTC)
-    marks = [
-        record_of(run, task.id, TaskState.CREATED, now, result=mark(attempts.get((task.id, run.map_index), 0)))
-        for task in tasks
-    ]
-    await store.record_tasks(marks)
+    if fresh:
+        for job in await store.jobs_of(run.dag_id, run.run_id, run.born):
+            key = job.task_id, job.map_index
+            attempts[key] = max(job.attempt, attempts.get(key, 0))
+    now, marks = datetime.now(UTC), []
+    for task in tasks:
+        record = records.get(key := (task.id, run.map_index))
+        if task.id in fresh:
+            marks.append(record_of(run, task.id, TaskState.CREATED, now, result=mark(attempts.get(key, 0))))
+        elif record is not None and record.state in (TaskState.COMPLETED, TaskState.CANCELED):
+            marks.append(record_of(run, task.id, TaskState.CREATED, now, result=mark(past_of(record))))
+    if marks:
+        await store.record_tasks(marks)
     return {**records, **{(each.task_id, each.map_index): each for each in marks}}
 
 
@@ -47,7 +57,7 @@ def mark(past: int | None) -> dict[str, Any]:
 
 def past_of(record: TaskRecord | None) -> int | None:
     """What :func:`mark` made."""
-    if record is None or record.state is TaskState.COMPLETED:
+    if record is None or (record.state is TaskState.COMPLETED and record.result.get(SKIPPED) is not True):
         return None
     found = record.result.get(_CLEARED)
     return found if isinstance(found, int) else None
@@ -64,5 +74,6 @@ def record_of(run: Run, task_id: str, state: TaskState, started_at: datetime, **
         state=state,
         started_at=started_at,
         born=run.born,
+        run_started=run.started,
         **values,
     )

@@ -28,10 +28,10 @@ from airavata_provider.models.trigger_rules import End, verdict
 from airavata_provider.tasks.base import Deadline, Parameters, TaskContext, TaskResult
 from airavata_provider.tasks.job_request import fit
 from airavata_provider.tasks.registry import task_type
-from airavata_provider.triggers.clearing import mark, mark_cleared, past_of, record_of
+from airavata_provider.triggers.clearing import begin_anew, mark, past_of, record_of
 from airavata_provider.triggers.hosted import HostedTask, Run
 from airavata_provider.triggers.moving import Move, until
-from airavata_provider.triggers.progress import SKIPPED, before, outcome, progress, was_cleared
+from airavata_provider.triggers.progress import SKIPPED, before, cleared, outcome, progress
 from airavata_provider.triggers.services import HostServices
 
 
@@ -53,34 +53,38 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
         first one of all. It is on record by then
     :raises Skipped: there was nothing to do
     """
-    run = segment.run
+    run, tasks = segment.run, segment.tasks
     experiment, resolved = await _experiment(segment)
     records = await segment.services.store.task_records(run.dag_id, run.run_id, run.born)
-    found = progress(segment.tasks, run, records, await _to_resubmit(segment, records))
-    if found.fresh:
-        anew = [task for task in segment.tasks if task.id in found.fresh]
-        records = await mark_cleared(segment.services.store, anew, run, records)
-    redone = {task.id for task in segment.tasks} - set(found.kept)
+    found = progress(tasks, run, records, await _to_resubmit(segment, records))
+    redone = [task for task in tasks if task.id not in found.kept]
+    records = await begin_anew(segment.services.store, redone, run, records, found.fresh)
     segment.results.update(
         (task_id, record.result)
         for (task_id, map_index), record in records.items()
-        if record.state is TaskState.COMPLETED and map_index in (-1, run.map_index) and task_id not in redone
+        if record.state is TaskState.COMPLETED and map_index in (-1, run.map_index)
     )
-    upstreams, ends, failure = before(segment.tasks), dict(found.kept), None
-    for task in segment.tasks:
-        if task.id in ends:
-            segment.log.info("%s: done by try %d already", task.id, records[task.id, run.map_index].try_number)
+    upstreams, ends = before(tasks), dict(found.kept)
+    failure: Exception | None = None
+    for task in tasks:
+        record = records.get((task.id, run.map_index))
+        if task.id in ends and record is not None:
+            segment.log.info("%s: ended by try %d already: %s", task.id, record.try_number, ends[task.id])
+            if ends[task.id] == "failed":
+                failure = failure or AiravataError(record.error)
             continue
         told = verdict(task.trigger_rule, [ends[upstream] for upstream in upstreams[task.id]])
         if told != "run":
             ends[task.id] = told
-            await _record_unrun(segment, task, told)
+            await _record_unrun(segment, task, told, past_of(record))
             continue
         try:
-            past = past_of(records.get((task.id, run.map_index)))
-            result = await _run_task(segment, task, experiment, resolved, past)
-        except AiravataError as error:
-            if len(segment.tasks) == 1 or (error.transient and run.may_retry):
+            result = await _run_task(segment, task, experiment, resolved, past_of(record))
+        except Exception as error:
+            if not _for_good(error, run):
+                await expect_retry(segment)
+                raise
+            if len(tasks) == 1:
                 raise
             segment.log.error("%s: %s: %s", task.id, type(error).__name__, error)  # noqa: TRY400 -- for users
             ends[task.id], failure = "failed", failure or error
@@ -89,12 +93,27 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
             segment.results[task.id] = result.values
         if task.before is not None and experiment is not None:
             resolved = await _placed(segment, experiment)  # it may have moved the experiment
-    end = outcome(segment.tasks, ends)
+    end = outcome(tasks, ends)
     if failure is not None and end == "failed":
         raise failure
     if end == "skipped":
-        raise Skipped(segment.tasks[-1].id)
-    return {task.id: segment.results[task.id] for task in segment.tasks if task.id in segment.results}
+        raise Skipped(tasks[-1].id)
+    return {task.id: segment.results[task.id] for task in tasks if task.id in segment.results}
+
+
+def _for_good(error: Exception, run: Run) -> bool:
+    """Whether Airflow will not try again after that."""
+    return not run.may_retry or (isinstance(error, AiravataError) and not error.transient)
+
+
+async def expect_retry(segment: Segment) -> None:
+    """Before Airflow is told of a failure that it answers with another try: whatever stands, stands for that, too."""
+    run, store = segment.run, segment.services.store
+    records = await store.task_records(run.dag_id, run.run_id, run.born)
+    found = (records.get((task.id, run.map_index)) for task in segment.tasks)
+    standing = [replace(each, stands_through=run.try_number + 1) for each in found if each and each.stands_through]
+    if standing:
+        await store.record_tasks(standing)
 
 
 async def _experiment(segment: Segment) -> tuple[Experiment | None, ResolvedExperiment | None]:
@@ -111,21 +130,24 @@ async def _experiment(segment: Segment) -> tuple[Experiment | None, ResolvedExpe
 
 
 async def _to_resubmit(segment: Segment, records: Mapping[tuple[str, int], TaskRecord]) -> list[str]:
-    """Submissions whose job ended badly, as an earlier try had to tell Airflow.
-
-    That failure gets no retry, so a person cleared the segment, and the job has to be another one.
-    """
+    """Submissions whose job ended badly before a person, for certain, cleared the segment: another one is wanted."""
     run, store, found = segment.run, segment.services.store, []
     for task in segment.tasks:
-        record, judged = records.get((task.id, run.map_index)), task_type(task.type).judges
+        judged = task_type(task.type).judges
         submission = task.parameters.get(judged) if judged else None
-        if record is None or record.state is not TaskState.FAILED or not was_cleared(run, record.try_number):
+        if submission not in {each.id for each in segment.tasks}:
             continue
-        if submission in {each.id for each in segment.tasks}:
-            identity = TaskIdentity(run.dag_id, run.run_id, str(submission), run.map_index, run.born)
-            job = await store.latest(identity)
-            if job is not None and job.ended_at is not None and await _ended_badly(store, identity, job):
-                found.append(str(submission))
+        told, sent = (records.get((task_id, run.map_index)) for task_id in (task.id, str(submission)))
+        ended = told if told is not None and told.state is TaskState.FAILED and told.stands_through else None
+        # Who marks a waiting task failed leaves it without a record.
+        if (last := ended or (sent if told is None else None)) is None or not cleared(run, last):
+            continue
+        identity = TaskIdentity(run.dag_id, run.run_id, str(submission), run.map_index, run.born)
+        job = await store.latest(identity)
+        if job is None or job.ended_at is None or (ended is None and job.cancel_requested_at is None):
+            continue
+        if await _ended_badly(store, identity, job):
+            found.append(str(submission))
     return found
 
 
@@ -202,7 +224,7 @@ async def _run_task(
     if len(segment.tasks) > 1:
         segment.log.info("::group::%s", task.id)
     result: TaskResult | None = None
-    message = ""
+    failed: Exception | None = None
     try:
         context = replace(make_context(segment, task, experiment, resolved, past), begun=begun)
         try:
@@ -214,32 +236,36 @@ async def _run_task(
                 where=f"{task.id} on {context.resource.name}",
                 advice="raise the task's deadline in the pattern, or look at what it waited for in its log",
             ) from error
-    except AiravataError as error:
-        message = str(error)
-        raise
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
+        failed = error
         raise
     finally:
         # Cancellation is not an outcome of the task: it leaves no record, and the next run starts it again.
+        stands = segment.run.try_number
         if result is not None:
             values = {**result.values, SKIPPED: True} if result.skipped else dict(result.values)
-            await _record(segment, task, TaskState.COMPLETED, started, result=values)
-        elif message:
-            await _record(segment, task, TaskState.FAILED, started, result=mark(past), error=message)
+            await _record(segment, task, TaskState.COMPLETED, started, result=values, stands_through=stands)
+        elif failed is not None:
+            through = stands if _for_good(failed, segment.run) else None
+            message = str(failed) if isinstance(failed, AiravataError) else f"{type(failed).__name__}: {failed}"
+            values = mark(past)
+            await _record(
+                segment, task, TaskState.FAILED, started, result=values, error=message, stands_through=through
+            )
         if len(segment.tasks) > 1:
             segment.log.info("::endgroup::")
     return result
 
 
-async def _record_unrun(segment: Segment, task: HostedTask, end: End) -> None:
+async def _record_unrun(segment: Segment, task: HostedTask, end: End, past: int | None) -> None:
+    segment.log.info("%s: %s, by its trigger rule %s", task.id, end, task.trigger_rule)
+    now = datetime.now(UTC)
     if end == "skipped":
-        segment.log.info("%s: skipped, by its trigger rule %s", task.id, task.trigger_rule)
-        await _record(segment, task, TaskState.COMPLETED, datetime.now(UTC), result={SKIPPED: True})
+        values = {SKIPPED: True, **mark(past)}
+        await _record(segment, task, TaskState.COMPLETED, now, result=values, stands_through=segment.run.try_number)
     else:
-        segment.log.info("%s: not run, by its trigger rule %s", task.id, task.trigger_rule)
         error = f"not run: what it waits for did not end as {task.trigger_rule} asks"
-        await _record(segment, task, TaskState.CANCELED, datetime.now(UTC), error=error)
+        await _record(segment, task, TaskState.CANCELED, now, result=mark(past), error=error)
 
 
 async def _record(segment: Segment, task: HostedTask, state: TaskState, started: datetime, **values: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -55,8 +56,9 @@ class Run:
     :param born: when the run was made; part of its jobs' identity
     :param cleared_through: the last try that a person cleared, where the host knows it, else None: then a
         segment that had ended well and is started with a later try was cleared (see :mod:`.progress`)
-    :param retries: how many tries Airflow makes after the first one; None: not known. A person's clearing adds to
-        them, which the triggerer is not told
+    :param started: when Airflow started the run, as text: another moment once a person has cleared a run that was
+        over; empty where the host is not told
+    :param may_retry: whether Airflow may answer a failure with another try
     """
 
     dag_id: str
@@ -66,12 +68,8 @@ class Run:
     conf: Mapping[str, Any] | None = None
     cleared_through: int | None = None
     born: str = ""
-    retries: int | None = None
-
-    @property
-    def may_retry(self) -> bool:
-        """Whether Airflow may answer this try's failure with another try."""
-        return self.retries is None or self.try_number <= (self.cleared_through or 0) + self.retries
+    started: str = ""
+    may_retry: bool = True
 
 
 def hosted_tasks(
@@ -96,7 +94,7 @@ def run_of(
     experiment: bool,
     born: str | None = None,
     cleared_through: int | None = None,
-    retries: int | None = None,
+    may_retry: bool = True,
 ) -> Run:
     """The attempt that a task instance of Airflow is.
 
@@ -112,5 +110,10 @@ def run_of(
         conf=(dag_run.conf or {}) if experiment else None,
         cleared_through=cleared_through,
         born=born or birth(dag_run.run_after),
-        retries=retries,
+        started=_text(getattr(dag_run, "start_date", None)),
+        may_retry=may_retry,
     )
+
+
+def _text(moment: datetime | None) -> str:
+    return "" if moment is None else moment.isoformat()

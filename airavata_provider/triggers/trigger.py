@@ -79,13 +79,17 @@ class TaskTrigger(BaseTrigger):
         yield await self._outcome()
 
     async def _outcome(self) -> TriggerEvent:
-        from airavata_provider.triggers.host import Skipped, run_segment
+        from airavata_provider.triggers.host import Skipped, expect_retry, run_segment
 
         try:
             segment = self._segment()
             results = await run_segment(segment)
             if self.xcom:
-                await self._push(results)
+                try:
+                    await self._push(results)
+                except Exception:
+                    await expect_retry(segment)
+                    raise
         except Skipped:
             return TaskSkippedEvent()
         except AiravataError as error:
@@ -121,9 +125,7 @@ class TaskTrigger(BaseTrigger):
         dag_run = None if self.born and not self.experiment else _dag_run(ti)
         return Segment(
             tasks=hosted_tasks(self.tasks, self.parameters, self.resource, experiment=self.experiment),
-            run=run_of(
-                ti, dag_run, experiment=self.experiment, born=self.born, retries=getattr(self.task, "retries", None)
-            ),
+            run=run_of(ti, dag_run, experiment=self.experiment, born=self.born, may_retry=self._may_retry()),
             services=get_services(),
             log=_LOG,
         )

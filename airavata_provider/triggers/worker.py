@@ -43,7 +43,7 @@ def run_on_worker(kwargs: Mapping[str, Any], context: Context, *, retries: int) 
     experiment = kwargs.get("experiment", False)
     tasks = hosted_tasks(kwargs["tasks"], kwargs.get("parameters"), kwargs.get("resource"), experiment=experiment)
     run = run_of(
-        ti, context["dag_run"], experiment=experiment, cleared_through=ti.max_tries - retries, retries=retries
+        ti, context["dag_run"], experiment=experiment, cleared_through=ti.max_tries - retries, may_retry=retries > 0
     )
 
     async def work() -> dict[str, Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from airavata_provider.models.job import TaskRecord, TaskState
 from airavata_provider.models.trigger_rules import End
 from airavata_provider.triggers.hosted import HostedTask, Run
-from airavata_provider.triggers.progress import end_on_record, outcome, progress, was_cleared
+from airavata_provider.triggers.progress import cleared, end_on_record, outcome, progress
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TASKS = [HostedTask(id="stage_in", type="stage_in"), HostedTask(id="submit", type="submit")]
@@ -17,16 +18,26 @@ TASKS = [HostedTask(id="stage_in", type="stage_in"), HostedTask(id="submit", typ
 
 def records(*states: tuple[str, TaskState, int]) -> dict[tuple[str, int], TaskRecord]:
     return {
-        (task_id, -1): TaskRecord("d", "r", task_id, -1, try_number, state, NOW)
+        (task_id, -1): TaskRecord(
+            "d",
+            "r",
+            task_id,
+            -1,
+            try_number,
+            state,
+            NOW,
+            run_started="first",
+            stands_through=try_number if state in (DONE, FAILED) else None,
+        )
         for task_id, state, try_number in states
     }
 
 
-def run(try_number: int, cleared_through: int | None = None) -> Run:
-    return Run("d", "r", -1, try_number, {}, cleared_through)
+def run(try_number: int, cleared_through: int | None = None, started: str = "first") -> Run:
+    return Run("d", "r", -1, try_number, {}, cleared_through, started=started)
 
 
-DONE = TaskState.COMPLETED
+DONE, FAILED, UNRUN = TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED
 
 
 @pytest.mark.parametrize(
@@ -66,7 +77,6 @@ WHOLE = [
     ),
     HostedTask(id="clean_up", type="clean_up", after=("monitor", "stage_out")),
 ]
-FAILED, UNRUN = TaskState.FAILED, TaskState.CANCELED
 FAILED_JOB = [
     ("stage_in", DONE, 1),
     ("submit", DONE, 1),
@@ -76,15 +86,41 @@ FAILED_JOB = [
 ]
 
 
-def test_what_ran_because_another_failed_runs_again_when_that_is_tried_again() -> None:
+def test_a_failure_for_good_stands_in_the_same_try_and_so_does_what_answered_it() -> None:
     found = progress(WHOLE, run(1), records(*FAILED_JOB))
-    assert (dict(found.kept), set(found.fresh)) == ({"stage_in": "success", "submit": "success"}, set())
+    assert dict(found.kept) == {
+        "stage_in": "success",
+        "submit": "success",
+        "monitor": "failed",
+        "stage_out": "success",
+    }
+    assert found.fresh == set()
+
+
+def test_a_failure_that_airflow_was_told_to_try_again_for_another_reason_stands_in_that_try() -> None:
+    known = records(*FAILED_JOB)
+    known["monitor", -1] = replace(known["monitor", -1], stands_through=2)
+    assert progress(WHOLE, run(2), known).kept["monitor"] == "failed"
+    assert "monitor" not in progress(WHOLE, run(3), known).kept
+
+
+def test_a_failure_that_time_may_cure_does_not_stand_nor_what_ran_because_of_it() -> None:
+    known = records(*FAILED_JOB)
+    known["monitor", -1] = replace(known["monitor", -1], stands_through=None)
+    assert dict(progress(WHOLE, run(1), known).kept) == {"stage_in": "success", "submit": "success"}
 
 
 def test_a_job_to_be_made_anew_takes_all_that_follows_it_along() -> None:
-    found = progress(WHOLE, run(2), records(*FAILED_JOB), ["submit"])
+    found = progress(WHOLE, run(2, started="second"), records(*FAILED_JOB), ["submit"])
     assert dict(found.kept) == {"stage_in": "success"}
     assert set(found.fresh) == {"submit", "monitor", "stage_out", "clean_up"}
+
+
+def test_where_the_directory_is_gone_a_job_made_anew_takes_all_along() -> None:
+    known = records(*FAILED_JOB)
+    known["clean_up", -1] = replace(known["clean_up", -1], state=DONE, result={"removed": True})
+    found = progress(WHOLE, run(2, started="second"), known, ["submit"])
+    assert set(found.fresh) == {task.id for task in WHOLE}
 
 
 def test_a_segment_that_ended_well_though_a_task_failed_is_fresh_when_cleared() -> None:
@@ -114,25 +150,28 @@ def test_a_failure_that_others_wait_for_is_the_segments_though_it_was_handled_in
     assert outcome(tasks, ends) == "failed"
 
 
-@pytest.mark.parametrize(
-    ("now", "last", "cleared"), [(run(2), 1, True), (run(1), 1, False), (run(2, 0), 1, False), (run(2, 1), 1, True)]
-)
-def test_who_cleared(now: Run, last: int, cleared: bool) -> None:
-    assert was_cleared(now, last) is cleared
+def test_what_others_wait_for_and_was_skipped_makes_the_segment_skipped() -> None:
+    tasks = [
+        HostedTask(id="a", type="stage_in"),
+        HostedTask(id="b", type="stage_in", trigger_rule="one_failed", waited_for=True),
+        HostedTask(id="c", type="stage_in", after=("a",), waited_for=True),
+    ]
+    assert outcome(tasks, {"a": "success", "b": "skipped", "c": "success"}) == "skipped"
+    assert outcome(tasks, {"a": "success", "b": "skipped", "c": "failed"}) == "failed"
 
 
 @pytest.mark.parametrize(
-    ("try_number", "retries", "cleared_through", "may"),
+    ("now", "through", "told"),
     [
-        (1, 3, None, True),
-        (3, 3, None, True),
-        (4, 3, None, False),
-        (1, 0, None, False),
-        (5, 3, 4, True),
-        (1, None, None, True),
+        pytest.param(run(1), 1, False, id="the same try"),
+        pytest.param(run(2), 2, False, id="a try that was expected"),
+        pytest.param(run(2), 1, None, id="a later try of the same run"),
+        pytest.param(run(2, started="second"), 2, True, id="the run was over and began again"),
+        pytest.param(run(2, started=""), 1, None, id="a host that is not told"),
+        pytest.param(run(2, 0), 1, False, id="a worker that knows better"),
+        pytest.param(run(2, 1), 1, True, id="a worker that knows for certain"),
     ],
 )
-def test_whether_airflow_may_try_again(
-    try_number: int, retries: int | None, cleared_through: int | None, may: bool
-) -> None:
-    assert Run("d", "r", -1, try_number, {}, cleared_through, retries=retries).may_retry is may
+def test_who_cleared(now: Run, through: int, told: bool | None) -> None:
+    record = replace(records(("submit", DONE, 1))["submit", -1], stands_through=through)
+    assert cleared(now, record) is told

@@ -20,11 +20,13 @@ from airavata_provider.models.job import Job, JobState, TaskState
 from airavata_provider.models.resource import ComputeResource
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.triggers import host
-from airavata_provider.triggers.host import Segment, Skipped, run_segment
+from airavata_provider.triggers.host import Segment, Skipped, expect_retry, run_segment
 from airavata_provider.triggers.hosted import HostedTask, Run
 from airavata_provider.triggers.services import HostServices
 
-RUN = Run("d", "r", -1, 1, retries=3)
+RUN = Run("d", "r", -1, 1, started="first")
+AGAIN = replace(RUN, try_number=2)
+CLEARED = replace(AGAIN, started="second")
 
 
 class StepParameters(Parameters):
@@ -89,7 +91,7 @@ async def test_all_well(services: HostServices) -> None:
     assert await ran(services) == ["bring", "submit", "monitor", "fetch", "clean"]
     assert set((await states(services)).values()) == {TaskState.COMPLETED}
     assert await ran(services) == []  # the triggerer died before Airflow heard of it
-    anew = await ran(services, run=replace(RUN, try_number=2))
+    anew = await ran(services, run=AGAIN)
     assert anew == ["bring anew", "submit anew", "monitor anew", "fetch anew", "clean anew"]
 
 
@@ -113,12 +115,12 @@ async def test_what_time_may_cure_waits_for_airflows_next_try(services: HostServ
         await ran(services)
     assert Step.ran == ["bring", "submit", "monitor"]
     with pytest.raises(ConnectFailed):
-        await ran(services, run=replace(RUN, try_number=2))
+        await ran(services, run=AGAIN)
     assert Step.ran == ["monitor"]
-    # No try is left: the failure is final.
+    # Airflow tries no more: the failure is final.
     with pytest.raises(ConnectFailed):
-        await ran(services, run=replace(RUN, try_number=4))
-    assert Step.ran == ["monitor", "fetch"]
+        await ran(services, run=replace(RUN, born="2", may_retry=False))
+    assert Step.ran == ["bring", "submit", "monitor", "fetch"]
 
 
 async def test_the_first_failure_is_what_is_told(services: HostServices) -> None:
@@ -155,7 +157,7 @@ async def test_killed_in_any_task_it_ends_the_same(services: HostServices, kille
     Step.plan.clear()
     Step.plan |= end
     if failing:
-        with pytest.raises(JobFailed):
+        with pytest.raises(AiravataError, match="exit code 4"):
             await ran(services)
     else:
         await ran(services)
@@ -163,41 +165,80 @@ async def test_killed_in_any_task_it_ends_the_same(services: HostServices, kille
     assert (await states(services))["clean"] is expected
 
 
-async def failed_job(services: HostServices, state: JobState) -> None:
+async def has_job(services: HostServices, state: JobState, **values: Any) -> None:
     now = datetime.now(UTC)
-    job = Job(
-        name="j",
-        dag_id="d",
-        experiment_id="r",
-        task_id="submit",
-        map_index=-1,
-        attempt=1,
-        resource="cluster",
-        directory="/scratch/d",
-        created_at=now,
-        state=state,
-        ended_at=now,
+    await services.store.intend(
+        Job(
+            name="j",
+            dag_id="d",
+            experiment_id="r",
+            task_id="submit",
+            map_index=-1,
+            attempt=1,
+            resource="cluster",
+            directory="/scratch/d",
+            created_at=now,
+            state=state,
+            ended_at=now,
+            **values,
+        )
     )
-    await services.store.intend(job)
 
 
-async def test_the_same_try_again_finds_the_same_job(services: HostServices) -> None:
+async def job_failed(services: HostServices) -> None:
     Step.plan["monitor"] = JobFailed("exit code 4")
     with pytest.raises(JobFailed):
         await ran(services)
-    await failed_job(services, JobState.FAILED)
+    await has_job(services, JobState.FAILED)
+
+
+async def test_the_same_try_finds_the_same_end(services: HostServices) -> None:
+    await job_failed(services)
     Step.plan.clear()
-    assert await ran(services) == ["monitor", "fetch", "clean"]
+    with pytest.raises(AiravataError, match="exit code 4"):
+        await ran(services)
+    assert Step.ran == []
 
 
 async def test_who_clears_a_segment_whose_job_failed_gets_another_job(services: HostServices) -> None:
+    await job_failed(services)
+    Step.plan.clear()
+    assert await ran(services, run=CLEARED) == ["submit anew", "monitor anew", "fetch anew", "clean anew"]
+
+
+async def test_a_later_try_of_the_same_run_is_no_proof_of_a_clearing(services: HostServices) -> None:
+    """A worker that dies while it fails the task for good makes Airflow try again: no other job for that."""
+    await job_failed(services)
+    with pytest.raises(JobFailed):
+        await ran(services, run=AGAIN)
+    assert Step.ran == ["monitor", "fetch"]
+
+
+async def test_a_retry_for_another_reason_submits_nothing(services: HostServices) -> None:
+    Step.plan |= {"monitor": JobFailed("exit code 4"), "fetch": ConnectFailed("no route")}
+    with pytest.raises(ConnectFailed):
+        await ran(services)
+    await has_job(services, JobState.FAILED)
+    with pytest.raises(ConnectFailed):
+        await ran(services, run=AGAIN)
+    assert Step.ran == ["fetch"]
+    del Step.plan["fetch"]
+    with pytest.raises(AiravataError, match="exit code 4"):
+        await ran(services, run=replace(RUN, try_number=3))
+    assert Step.ran == ["fetch"]
+
+
+async def test_a_monitor_that_is_tried_again_submits_nothing_though_its_job_ended_badly(
+    services: HostServices,
+) -> None:
+    Step.plan["monitor"] = ConnectFailed("the store")
+    with pytest.raises(ConnectFailed):
+        await ran(services)
+    await has_job(services, JobState.FAILED)
     Step.plan["monitor"] = JobFailed("exit code 4")
     with pytest.raises(JobFailed):
-        await ran(services)
-    await failed_job(services, JobState.FAILED)
-    Step.plan.clear()
-    again = await ran(services, run=replace(RUN, try_number=2))
-    assert again == ["submit anew", "monitor anew", "fetch anew", "clean anew"]
+        await ran(services, run=AGAIN)
+    assert Step.ran == ["monitor", "fetch"]
 
 
 async def test_a_job_that_runs_is_not_made_anew_because_its_monitor_failed(services: HostServices) -> None:
@@ -205,4 +246,41 @@ async def test_a_job_that_runs_is_not_made_anew_because_its_monitor_failed(servi
     with pytest.raises(AiravataError):
         await ran(services)
     Step.plan.clear()
-    assert await ran(services, run=replace(RUN, try_number=2)) == ["monitor", "fetch", "clean"]
+    assert await ran(services, run=CLEARED) == ["monitor", "fetch", "clean"]
+
+
+async def test_what_a_failure_left_is_done_again_though_the_triggerer_dies_in_between(services: HostServices) -> None:
+    Step.plan["monitor"] = AiravataError("the catalog has faults")
+    with pytest.raises(AiravataError):
+        await ran(services)
+    Step.plan.clear()
+    Step.plan["fetch"] = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await ran(services, run=CLEARED)
+    Step.plan.clear()
+    assert await ran(services, run=CLEARED) == ["fetch", "clean"]
+
+
+async def test_who_marks_it_failed_and_clears_it_gets_another_job(services: HostServices) -> None:
+    Step.plan["monitor"] = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await ran(services)
+    await has_job(services, JobState.CANCELED, cancel_requested_at=datetime.now(UTC), cancel_requested_by="ann")
+    Step.plan.clear()
+    assert await ran(services, run=CLEARED) == ["submit anew", "monitor anew", "fetch anew", "clean anew"]
+
+
+async def test_a_clearing_outlasts_a_failure_before_the_submission(services: HostServices) -> None:
+    await ran(services)
+    Step.plan["bring"] = AiravataError("no such input")
+    with pytest.raises(AiravataError):
+        await ran(services, run=CLEARED)
+    Step.plan.clear()
+    again = await ran(services, run=replace(CLEARED, try_number=3, started="third"))
+    assert again == ["bring anew", "submit anew", "monitor anew", "fetch anew", "clean anew"]
+
+
+async def test_what_was_done_stands_though_airflow_was_told_of_a_failure(services: HostServices) -> None:
+    await ran(services)
+    await expect_retry(Segment(WHOLE, RUN, services, logging.getLogger("test")))
+    assert await ran(services, run=AGAIN) == []
