@@ -129,7 +129,8 @@ class Admitter:
         return replace(job, admitted_at=None, submitting_at=None, waiter=self.holder)
 
     async def stamp_for_later(self, job: Job) -> Job:
-        """One that is to be intended beside another, and is submitted when its turn comes: nobody waits for it yet.
+        """One that is to be intended beside another, or before the end of another, and is submitted when its turn
+        comes: nobody waits for it yet.
 
         :raises SubmissionRefused: as :meth:`stamp`
         """

@@ -11,8 +11,9 @@ import pytest
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airavata_provider.errors import PatternError
+from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.pattern_folders import builtin_patterns
-from dag_factories.factory import dag_from_file
+from dag_factories.factory import dag_from_file, form
 
 PATTERNS = sorted(builtin_patterns().glob("*.yaml"))
 
@@ -27,6 +28,14 @@ def test_every_pattern_becomes_a_small_dag(path: Path) -> None:
     back = DagSerialization.from_dict(data)
     for task in back.tasks:
         assert task.start_from_trigger or task.task_id == "parse"
+
+
+def test_the_forms_fields_are_the_requests() -> None:
+    shown = form()
+    assert set(shown) <= set(Experiment.model_fields)
+    for value in (None, ["demo", "sensitive"]):
+        assert shown["only_on"].resolve(value) == value
+    assert len(json.dumps([each.schema for each in shown.values()])) < 1200
 
 
 def test_tasks_know_their_submission() -> None:
@@ -111,6 +120,36 @@ def test_a_monitor_with_rules_knows_how_its_job_was_submitted(tmp_path: Path) ->
     json.dumps(hosted)
 
 
+def test_a_monitor_whose_rule_goes_elsewhere_knows_what_to_do_there_first(tmp_path: Path) -> None:
+    path = tmp_path / "moving.yaml"
+    path.write_text(
+        "tasks:\n"
+        "  - {id: setup, type: environment_setup}\n"
+        "  - {id: fetch, type: stage_in, resource: archive, after: [setup]}\n"
+        "  - {id: read, type: docker_parser, parameters: {image: i}}\n"
+        "  - {id: build, type: remote_command, after: [setup, read], deadline: 10, parameters: {command: make}}\n"
+        "  - {id: submit, type: submit, after: [build, fetch]}\n"
+        "  - id: monitor\n"
+        "    type: monitor\n"
+        "    after: [submit]\n"
+        "    parameters:\n"
+        "      on_outcome:\n"
+        "        - {outcome: NODE_FAILURE, answer: elsewhere}\n"
+        "  - {id: clean, type: clean_up, after: [monitor]}\n"
+    )
+    arguments = dag_from_file(path).get_task("monitor").start_trigger_args
+    assert arguments is not None
+    assert arguments.trigger_kwargs is not None
+    (hosted,) = arguments.trigger_kwargs["tasks"]
+    # Not what is elsewhere anyway, nor what works in storage.
+    assert hosted["before"] == [
+        {"id": "setup", "type": "environment_setup"},
+        {"id": "build", "type": "remote_command", "parameters": {"command": "make"}, "deadline_s": 10.0},
+    ]
+    json.dumps(hosted)
+
+
+ELSEWHERE = "    parameters: {on_outcome: [{outcome: NODE_FAILURE, answer: elsewhere}]}\n"
 RULES = '    parameters: {on_outcome: [{outcome: OUT_OF_MEMORY, memory: "*2"}], %s}\n'
 SUBMIT = "  - {id: submit, type: submit}\n"
 MONITOR = "  - id: monitor\n    type: monitor\n    after: [submit]\n"
@@ -150,6 +189,22 @@ MONITOR = "  - id: monitor\n    type: monitor\n    after: [submit]\n"
         (
             "  - {id: submit, type: submit, parameters: {elements: [{arguments: [a]}]}}\n" + MONITOR + RULES % "",
             "on_outcome: 'submit' submits an array, of which no rule makes another attempt",
+        ),
+        (
+            "  - {id: submit, type: submit, resource: cluster}\n" + MONITOR + ELSEWHERE,
+            "on_outcome: 'submit' is on cluster always, so no rule goes elsewhere",
+        ),
+        (
+            SUBMIT + MONITOR + "    resource: cluster\n" + ELSEWHERE,
+            "on_outcome: 'monitor' is on cluster always, so no rule goes elsewhere",
+        ),
+        (
+            "  - {id: first, type: submit}\n  - {id: submit, type: submit, after: [first]}\n" + MONITOR + ELSEWHERE,
+            "on_outcome: 'first' submits a job before 'submit', which stays: so no rule goes elsewhere",
+        ),
+        (
+            SUBMIT + MONITOR + ELSEWHERE + "  - {id: beside, type: stage_out, after: [submit]}\n",
+            "on_outcome: 'beside' does not wait for 'monitor', and stays: so no rule goes elsewhere",
         ),
         (
             SUBMIT + MONITOR + "    parameters: {on_outcome: '{{ inputs.rules }}'}\n",

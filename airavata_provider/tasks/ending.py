@@ -1,7 +1,11 @@
-"""The end of a job that a task asks for, and whether it came. Imports no Airflow, asyncssh or SQLAlchemy."""
+"""Ends the jobs of attempts that another one follows: of one piece of work a scheduler has one job at a time.
+
+Imports no Airflow.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from airavata_provider.errors import JobCanceled
@@ -9,7 +13,7 @@ from airavata_provider.models.job import Job, SubmissionState
 from airavata_provider.tasks.base import TaskContext
 
 CANCEL_WAIT_S = 300.0
-"""How long a cleared submission waits for its old job to end before it makes a new one."""
+"""How long a submission waits for the job of an attempt before it to end."""
 
 
 async def request_end(context: TaskContext[Any], job: Job) -> None:
@@ -19,15 +23,35 @@ async def request_end(context: TaskContext[Any], job: Job) -> None:
         await context.services.watch()
 
 
-async def end_and_wait(context: TaskContext[Any], job: Job) -> None:
-    """See a cleared attempt's job ended before a new one is made.
+async def end_attempts_before(
+    context: TaskContext[Any], job: Job, places: Collection[int | None] = frozenset({None})
+) -> None:
+    """See every job of the attempts before this one ended, for certain, so that this one runs alone.
 
-    :raises JobCanceled: it did not end in time, so that a new job would run beside it
+    One that was refused is called off as well: whoever still answers for it does not submit it once more.
+
+    :param context: the submission's
+    :param job: an attempt whose intent is saved, or its array
+    :param places: of an array: of its elements; those that are in none of its attempts go on
+    :raises JobCanceled: one did not end in time
     """
+    if job.attempt <= 1:
+        return
+    store = context.services.store
+    before = [each for each in await store.unended_before(context.identity, job.attempt) if each.place in places]
+    for each in before:
+        if each.cancel_requested_at is None:
+            await request_end(context, each)
+    for each in before:
+        await _see_ended(context, each)
+
+
+async def _see_ended(context: TaskContext[Any], job: Job) -> None:
     if over(job):
         return
     context.log.info("Ending job %s of the attempt before", job.native_id or job.name)
-    await request_end(context, job)
+    # The reconciler may have been started with another process, which is gone.
+    await context.services.watch()
     # Not "nothing is awaited of it any more", which is true of a job that was given up as UNKNOWN.
     ended = await context.services.store.wait(job.name, timeout_s=CANCEL_WAIT_S, until=over)
     if not over(ended):
