@@ -52,12 +52,14 @@ class Triggerer(BedServices):
         (self.root / "in" / "text").write_text("text")
 
     async def host(self, resource: ComputeResource) -> Host:
-        return cast("Host", _Prefixed(await super().host(resource), self.before))
+        host = await super().host(resource)
+        return cast("Host", _Prefixed(host, self.before)) if self.before else host
 
 
 class _Prefixed:
     def __init__(self, host: Host, before: str) -> None:
         self._host, self._before = host, before
+        self.shared = self  # also what would share a session
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._host, name)

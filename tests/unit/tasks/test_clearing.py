@@ -249,6 +249,10 @@ async def test_who_gives_up_the_new_attempt_gives_up_the_old_one_too(tmp_path: P
         await asyncio.wait([running])
         run = Run(TASK.dag_id, TASK.experiment_id, -1, 2, born=TASK.born)
         await cancel_segment(Segment([SUBMIT], run, world, LOG))
+        # What did not begin takes no room, and needs no cluster to end.
+        new = await world.store.job(job_name(TASK, 2))
+        assert new is not None and (new.submitting_at, new.admitted_at) == (None, None)
+        assert new.canceled_at is not None
         world.ends = True
         for number in (1, 2):
             ended = await world.store.wait(job_name(TASK, number), timeout_s=20)
