@@ -22,6 +22,7 @@ from airavata_provider.errors import AiravataError, DeadlineExceeded, Experiment
 from airavata_provider.models.experiment import Experiment, Fitting, ResolvedExperiment, resolve
 from airavata_provider.models.identity import TaskIdentity, birth, experiment_directory
 from airavata_provider.models.job import TaskRecord, TaskState
+from airavata_provider.models.split import first_dag
 from airavata_provider.models.template import render
 from airavata_provider.tasks.base import Deadline, Parameters, TaskContext, TaskResult
 from airavata_provider.tasks.job_request import fit
@@ -38,6 +39,7 @@ class HostedTask(BaseModel):
     :param resource: a compute resource's name; None for the experiment's own
     :param deadline_s: seconds the task may take, None for no limit
     :param submission: the submission whose job it may submit once more; None: it does not
+    :param hands_over: its job's end starts the experiment's second run
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,13 +50,14 @@ class HostedTask(BaseModel):
     resource: str | None = None
     deadline_s: float | None = None
     submission: HostedTask | None = None
+    hands_over: bool = False
 
 
 @dataclass(frozen=True)
 class Run:
     """Which attempt at which Airflow task this is.
 
-    :param dag_id: the DAG
+    :param dag_id: the DAG; in an experiment the pattern's name, also for its second run's DAG
     :param run_id: the DAG run, which is the experiment's id
     :param map_index: -1 when not mapped
     :param try_number: from 1
@@ -98,7 +101,8 @@ def run_of(
     :param born: as told by another host of the same run
     """
     return Run(
-        dag_id=ti.dag_id,
+        # Both runs of an experiment share everything: names, directories, records.
+        dag_id=first_dag(ti.dag_id) if experiment else ti.dag_id,
         run_id=ti.run_id,
         map_index=-1 if ti.map_index is None else ti.map_index,
         try_number=ti.try_number,
@@ -172,6 +176,10 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
         segment.results[task.id] = result.values
         if result.skipped:
             raise Skipped(task.id)
+    for task in segment.tasks:
+        # After whatever was done, by this try or an earlier one: the first run must not end without it.
+        if task.hands_over:
+            await services.store.handovers.wait(run.dag_id, run.run_id, run.born, task.id, run.try_number)
     return {task.id: segment.results[task.id] for task in segment.tasks}
 
 

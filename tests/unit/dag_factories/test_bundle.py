@@ -33,7 +33,7 @@ def factory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Path, str]]]
     """A factory that only notes what it was asked for."""
     calls: list[tuple[Path, str]] = []
 
-    def dag_from_file(path: Path, *, shown_as: str) -> str:
+    def dags_from_file(path: Path, *, shown_as: str) -> str:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
         if "boom" in text:
             raise ValueError(f"{shown_as}:1: boom")
@@ -42,7 +42,7 @@ def factory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Path, str]]]
         return text
 
     stub = types.ModuleType("dag_factories.factory")
-    stub.dag_from_file = dag_from_file  # type: ignore[attr-defined]
+    stub.dags_from_file = dags_from_file  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "dag_factories.factory", stub)
     module._is_good.cache_clear()
     yield calls

@@ -12,14 +12,14 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from airavata_provider.errors import PatternError
 from airavata_provider.models.pattern_folders import builtin_patterns
-from dag_factories.factory import dag_from_file
+from dag_factories.factory import dags_from_file
 
 PATTERNS = sorted(builtin_patterns().glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", PATTERNS, ids=lambda path: path.stem)
 def test_every_pattern_becomes_a_small_dag(path: Path) -> None:
-    dag = dag_from_file(path)
+    dag, _ = dags_from_file(path)
     assert dag.dag_id == path.stem
     dag.validate()  # type: ignore[no-untyped-call]
     data = DagSerialization.to_dict(dag)
@@ -30,7 +30,7 @@ def test_every_pattern_becomes_a_small_dag(path: Path) -> None:
 
 
 def test_tasks_know_their_submission() -> None:
-    dag = dag_from_file(builtin_patterns() / "hpc_batch.yaml")
+    dag, _ = dags_from_file(builtin_patterns() / "hpc_batch.yaml")
     arguments = dag.get_task("monitor").start_trigger_args
     assert arguments is not None
     assert arguments.trigger_kwargs is not None
@@ -46,7 +46,7 @@ def test_a_monitor_waits_for_the_nearest_submission_when_it_names_none(tmp_path:
         "  - {id: second, type: submit, after: [first]}\n"
         "  - {id: monitor, type: monitor, after: [second]}\n"
     )
-    arguments = dag_from_file(path).get_task("monitor").start_trigger_args
+    arguments = dags_from_file(path)[0].get_task("monitor").start_trigger_args
     assert arguments is not None
     assert arguments.trigger_kwargs is not None
     assert arguments.trigger_kwargs["tasks"][0]["parameters"] == {"job": "second"}
@@ -59,7 +59,7 @@ def test_a_monitor_of_anothers_job_waits_for_no_submission(tmp_path: Path) -> No
         "  - {id: mine, type: submit}\n"
         "  - {id: theirs, type: monitor, after: [mine], parameters: {native_id: '17'}}\n"
     )
-    arguments = dag_from_file(path).get_task("theirs").start_trigger_args
+    arguments = dags_from_file(path)[0].get_task("theirs").start_trigger_args
     assert arguments is not None
     assert arguments.trigger_kwargs is not None
     assert arguments.trigger_kwargs["tasks"][0]["parameters"] == {"native_id": "17"}
@@ -69,7 +69,7 @@ def test_a_broken_pattern_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "copy.yaml"
     path.write_text("tasks:\n  - {id: a, type: submit, after: [b]}\n  - {id: b, type: submt, after: [a]}\n")
     with pytest.raises(PatternError) as refused:
-        dag_from_file(path, shown_as="patterns/mine.yaml")
+        dags_from_file(path, shown_as="patterns/mine.yaml")
     told = str(refused.value)
     assert "patterns/mine.yaml:3" in told
     assert "submt" in told
@@ -78,8 +78,8 @@ def test_a_broken_pattern_is_told_with_its_line(tmp_path: Path) -> None:
 
 def test_parsing_loads_neither_asyncssh_nor_our_tables() -> None:
     script = (
-        "import sys; from pathlib import Path; from dag_factories.factory import dag_from_file;"
-        f"dag_from_file(Path({str(PATTERNS[0])!r}));"
+        "import sys; from pathlib import Path; from dag_factories.factory import dags_from_file;"
+        f"dags_from_file(Path({str(PATTERNS[0])!r}));"
         "print([m for m in ('asyncssh', 'airavata_provider.jobs.tables', 'docker') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -98,7 +98,7 @@ def test_a_monitor_with_rules_knows_how_its_job_was_submitted(tmp_path: Path) ->
         "      on_outcome:\n"
         '        - {outcome: OUT_OF_MEMORY, memory: "*2", at_most: 2}\n'
     )
-    arguments = dag_from_file(path).get_task("monitor").start_trigger_args
+    arguments = dags_from_file(path)[0].get_task("monitor").start_trigger_args
     assert arguments is not None
     assert arguments.trigger_kwargs is not None
     (hosted,) = arguments.trigger_kwargs["tasks"]
@@ -161,5 +161,5 @@ def test_faults_of_rules_are_told_with_their_lines(tmp_path: Path, tasks: str, t
     path = tmp_path / "ruled.yaml"
     path.write_text("tasks:\n" + tasks)
     with pytest.raises(PatternError) as refused:
-        dag_from_file(path, shown_as="ruled.yaml")
+        dags_from_file(path, shown_as="ruled.yaml")
     assert told in str(refused.value)

@@ -1,0 +1,159 @@
+"""Patterns in two runs: the first ends with the submission, the job's end starts the second.
+
+Between the two there is no run of Airflow's that its scheduler would have to look at. Which tasks belong to which
+run, what such a pattern may not say, and how the two DAGs are called. Pure; imports no Airflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airavata_provider.errors import Fault
+from airavata_provider.models.template import is_template
+
+if TYPE_CHECKING:
+    from airavata_provider.models.pattern import Pattern
+    from airavata_provider.models.source import Document
+
+SUFFIX = "__after"
+"""What the second run's DAG has behind the pattern's name; no pattern's own name may end so."""
+
+_RULES = frozenset({"all_success", "all_done", "none_failed", "one_failed", "always"})
+"""Trigger rules that mean the same when tasks that succeeded are left out of what is waited for."""
+
+
+def second_dag(pattern: str) -> str:
+    """Id of the DAG of a pattern's second run."""
+    return pattern + SUFFIX
+
+
+def first_dag(dag_id: str) -> str:
+    """The pattern's name, which is its first DAG's id, from the id of either DAG."""
+    return dag_id.removesuffix(SUFFIX)
+
+
+def version_text(file: str, sha256: str) -> str:
+    """What the DAGs of a pattern tell of its file, by which two DAGs of the same text are known."""
+    return f"Execution pattern `{file}`, SHA-256 `{sha256}`."
+
+
+@dataclass(frozen=True)
+class Handover:
+    """An experiment of such a pattern, from its submission on; the store keeps one for each.
+
+    :param dag_id: the pattern's DAG
+    :param experiment_id: the DAG run's id, of both runs
+    :param born: when the first run was made (:class:`~airavata_provider.models.identity.TaskIdentity`)
+    :param task_id: the submission whose jobs' end starts the second run
+    :param try_number: the submission's; a later one asks for the second run anew
+    :param state: a word of :class:`HandoverState`
+    :param starts: how often the second run was started
+    """
+
+    dag_id: str
+    experiment_id: str
+    born: str
+    task_id: str
+    try_number: int
+    state: str
+    starts: int = 0
+
+
+class HandoverState:
+    """What a :class:`Handover` waits for."""
+
+    WAITING = "WAITING"
+    """The end of its jobs, and of the first run."""
+    STARTED = "STARTED"
+    """Nothing: the second run was started."""
+    DROPPED = "DROPPED"
+    """Nothing: the first run failed, was cancelled or deleted, so there is no second."""
+
+
+def parts(pattern: Pattern) -> tuple[Pattern, Pattern | None]:
+    """What the first run does and what the second; None where the pattern is not split.
+
+    What the second run's tasks wait for of the first's has succeeded by then, and is left out.
+    """
+    if pattern.split_at is None:
+        return pattern, None
+    second = {task.id for task in pattern.tasks if pattern.split_at in (task.id, *pattern.upstream(task.id))}
+    before = tuple(task for task in pattern.tasks if task.id not in second)
+    after = tuple(
+        replace(task, after=tuple(each for each in task.after if each in second))
+        for task in pattern.tasks
+        if task.id in second
+    )
+    return (
+        replace(pattern, tasks=before),
+        replace(pattern, name=second_dag(pattern.name), tasks=after),
+    )
+
+
+class _Task(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def after(self) -> Sequence[str]: ...
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+    @property
+    def trigger_rule(self) -> str: ...
+
+
+def split_faults(
+    split_at: str | None, tasks: Sequence[_Task], document: Document, upstream: Mapping[str, Collection[str]]
+) -> Iterator[Fault]:
+    """Why a pattern cannot be split there.
+
+    :param upstream: by task, all that end before it starts, the nearest first
+    """
+    if split_at is None:
+        return
+    by_id = {task.id: task for task in tasks}
+    monitor = by_id.get(split_at)
+    if monitor is None or monitor.type != "monitor":
+        named = "there is no task" if monitor is None else f"{split_at!r} is of type {monitor.type}"
+        yield document.fault(
+            ("split_at",), f"should be the id of a monitor; {named}{'' if monitor else ' of that id'}"
+        )
+        return
+    place = [task.id for task in tasks].index(split_at)
+    if monitor.trigger_rule != "all_success":
+        message = "the second run starts when the first succeeded: no other rule than all_success can hold"
+        yield document.fault(("tasks", place, "trigger_rule"), message)
+    job = monitor.parameters.get("job")
+    if monitor.parameters.get("native_id") or (job is not None and (not isinstance(job, str) or is_template(job))):
+        message = f"{split_at!r} should wait for the job of a submission before it, which it names or leaves out"
+        yield document.fault(("split_at",), message)
+        return
+    submission = job or next((each for each in upstream[split_at] if by_id[each].type == "submit"), None)
+    if submission not in upstream[split_at]:
+        # A job that is named and is not before it is told where it is named.
+        if job is None:
+            yield document.fault(("split_at",), f"no task before {split_at!r} submits a job")
+        return
+    second = {task.id for task in tasks if split_at in (task.id, *upstream[task.id])}
+    for index, task in enumerate(tasks):
+        if task.id not in second:
+            if task.id != submission and task.id not in upstream[submission]:
+                message = f"the first run ends with {submission!r}: {task.id!r} should come before that, or after {split_at!r}"
+                yield document.fault(("tasks", index, "after"), message)
+            continue
+        mine = ", ".join(repr(each) for each in task.after if each in by_id and each not in second)
+        if mine and task.id != split_at and task.trigger_rule not in _RULES:
+            message = (
+                f"{task.trigger_rule} cannot look at {mine}, which the first run did; {_advice(task.trigger_rule)}"
+            )
+            yield document.fault(("tasks", index, "trigger_rule"), message)
+
+
+def _advice(rule: str) -> str:
+    """What to write instead of a trigger rule that looks at both runs' tasks."""
+    if rule == "all_done_min_one_success":
+        return "as that succeeded, all_done says the same"
+    return f"use one of {', '.join(sorted(_RULES))}, or leave that out of after"
