@@ -306,7 +306,8 @@ async def experiment_report(run: Run, store: JobStore, *, now: datetime) -> dict
     handover = await store.handovers.of(run.dag_id, run.id, run.born)
     if handover is not None and handover.state == HandoverState.STARTED and run.second_dag_id is None:
         # It was started since the run was read.
-        run = await asyncio.to_thread(read_run, run.dag_id, run.id) or run
+        again: Run | None = await asyncio.to_thread(read_run, run.dag_id, run.id)
+        run = again or run
     jobs = await store.jobs_of(run.dag_id, run.id, run.born)
     records = await store.task_records(run.dag_id, run.id, run.born)
     placement = await store.placement(run.dag_id, run.id, run.born)

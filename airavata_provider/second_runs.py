@@ -1,14 +1,15 @@
 """The second run of an experiment in two (``models.split``), in Airflow's own database. For the API server.
 
-What always holds: however often it is asked and by however many processes, an experiment has one second run of Airflow's
-for each time that it was submitted, and none when its first run failed or was cancelled: both are decided while the
-first run's row is locked. The second run stays on the version of the pattern that the first began with.
+What always holds: however often it is asked and by however many processes, an experiment has one second run, and none
+when its first run failed or was cancelled: both are decided while the first run's row is locked. The second run stays
+on the version of the pattern that the first began with.
 
 Blocking; so never in an event loop, and never in a triggerer, a task or a DAG file.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from enum import StrEnum
@@ -20,6 +21,7 @@ from airavata_provider.models.split import Handover, second_dag
 
 if TYPE_CHECKING:
     from airflow.models.dag_version import DagVersion
+    from airflow.models.dagbag import DBDagBag
     from airflow.models.dagrun import DagRun
     from sqlalchemy.orm import Session
 
@@ -71,15 +73,22 @@ def start_second_run(known: Handover, restore: Restore) -> Outcome:
         return Outcome.STARTED
 
 
-def _create(first: DagRun, restore: Restore, session: Session) -> None:
+@functools.cache
+def _dags() -> DBDagBag:
+    """Keeps DAGs that were read: one of a few hundred runs a minute would else be read anew for each."""
     from airflow.models.dagbag import DBDagBag
+
+    return DBDagBag()
+
+
+def _create(first: DagRun, restore: Restore, session: Session) -> None:
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.state import DagRunState
     from airflow.utils.types import DagRunTriggeredByType, DagRunType
     from sqlalchemy import update
 
     version = _version(first, restore, session)
-    dag = DBDagBag().get_dag(version.id, session)
+    dag = _dags().get_dag(version.id, session)
     if dag is None:
         raise AiravataError(f"Airflow has no DAG {version.dag_id} in version {version.version_number} any more")
     run = dag.create_dagrun(
@@ -105,9 +114,7 @@ def _create(first: DagRun, restore: Restore, session: Session) -> None:
 
 
 def _clear(second: DagRun, session: Session) -> None:
-    from airflow.models.dagbag import DBDagBag
-
-    dag = DBDagBag().get_dag_for_run(second, session)
+    dag = _dags().get_dag_for_run(second, session)
     if dag is None:
         raise AiravataError(f"Airflow has no DAG {second.dag_id} for the run {second.run_id} any more")
     dag.clear(run_id=second.run_id, session=session)
@@ -116,8 +123,8 @@ def _clear(second: DagRun, session: Session) -> None:
 def _version(first: DagRun, restore: Restore, session: Session) -> DagVersion:
     """The version of the second run's DAG that belongs to the first run's.
 
-    Airflow keeps no version of a DAG that no task ever ran of: a pattern that changes while its first experiments wait
-    leaves none of their second runs. Then the bundle's own archive has it.
+    Airflow keeps no version of a DAG of which no task was ever made: a pattern that changes while its first
+    experiments wait leaves none for their second runs. Then the bundle's own archive has it.
     """
     from airflow.models.dag import DagModel
     from airflow.models.dag_version import DagVersion
@@ -152,7 +159,8 @@ def _text(version_id: Any, session: Session) -> str | None:
 
     row = session.scalar(select(SerializedDagModel).where(SerializedDagModel.dag_version_id == version_id))
     data: dict[str, Any] = (row.data if row is not None else None) or {}
-    return data.get("dag", {}).get("doc_md")
+    text: str | None = data.get("dag", {}).get("doc_md")
+    return text
 
 
 def _restored(dag: Any, first: DagRun, there: list[DagVersion], session: Session) -> DagVersion:

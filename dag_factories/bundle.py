@@ -288,7 +288,7 @@ def _materialise(manifest: Manifest, target: Path) -> None:
 
 def _stub(yaml_file: str, shown_as: str, content: bytes) -> str:
     """A pattern's DAG file. Names the content's hash, so that it changes whenever the pattern does."""
-    return f'''"""The Airflow DAG of one execution pattern, and that of its second run if it has one. Made by dag_factories.bundle."""
+    return f'''"""The Airflow DAG of one execution pattern, and of its second run. Made by dag_factories.bundle."""
 
 from pathlib import Path
 

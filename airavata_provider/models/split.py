@@ -127,21 +127,23 @@ def split_faults(
         message = "the second run starts when the first succeeded: no other rule than all_success can hold"
         yield document.fault(("tasks", place, "trigger_rule"), message)
     job = monitor.parameters.get("job")
-    if monitor.parameters.get("native_id") or (job is not None and (not isinstance(job, str) or is_template(job))):
+    written = isinstance(job, str) and not is_template(job)
+    if monitor.parameters.get("native_id") or not (written or job is None):
         message = f"{split_at!r} should wait for the job of a submission before it, which it names or leaves out"
         yield document.fault(("split_at",), message)
         return
-    submission = job or next((each for each in upstream[split_at] if by_id[each].type == "submit"), None)
-    if submission not in upstream[split_at]:
-        # A job that is named and is not before it is told where it is named.
-        if job is None:
-            yield document.fault(("split_at",), f"no task before {split_at!r} submits a job")
+    submissions = [each for each in upstream[split_at] if by_id[each].type == "submit" and job in (None, each)]
+    if not submissions:
+        yield document.fault(("split_at",), f"no task before {split_at!r} submits the job that it waits for")
         return
+    submission = submissions[0]
     second = {task.id for task in tasks if split_at in (task.id, *upstream[task.id])}
     for index, task in enumerate(tasks):
         if task.id not in second:
             if task.id != submission and task.id not in upstream[submission]:
-                message = f"the first run ends with {submission!r}: {task.id!r} should come before that, or after {split_at!r}"
+                message = (
+                    f"{task.id!r} should come before {submission!r}, which ends the first run, or after {split_at!r}"
+                )
                 yield document.fault(("tasks", index, "after"), message)
             continue
         mine = ", ".join(repr(each) for each in task.after if each in by_id and each not in second)

@@ -1,9 +1,9 @@
 """Starts the second runs of experiments in two, when their jobs have ended; in the API server.
 
-It is where Airflow lets a component both run for long and write to Airflow's database: a triggerer cannot make runs, a
-worker's task cannot say which version of a DAG a run is of. One API server at a time does it, by a lease in the job
-store. Two at the same moment do no harm (:mod:`airavata_provider.second_runs`), nor does a death between any two lines:
-an experiment is done with when the store says so, after Airflow has the run.
+It is where Airflow lets a component both run for long and write to Airflow's database: a triggerer cannot make runs,
+a worker's task cannot say which version of a DAG a run is of. One API server at a time does it, by a lease in the
+job store. Two at the same moment do no harm (:mod:`airavata_provider.second_runs`), nor does a death between any two
+lines: an experiment is done with when the store says so, after Airflow has the run.
 
 Who brought the news of a job's end does not matter: this looks at what the store says of jobs.
 """
@@ -41,7 +41,7 @@ class Pace:
     :param overlap: what is stamped earlier may be committed later by so much
     :param full: between two looks at everybody who waits, whatever the clocks say
     :param lease: how long a dead API server keeps the others off
-    :param again: before the next try for an experiment whose first run is not over, at first; doubled up to ``at_most``
+    :param again: before the next try for one whose first run is not over, at first; doubled up to ``at_most``
     """
 
     look: float = 0.5
@@ -171,7 +171,8 @@ def restore(bundle_name: str, version: str, dag_id: str) -> Any:
 
     from dag_factories.bundle import dag_of
 
-    bundle = DagBundlesManager().get_bundle(bundle_name, version=version)
+    manager = DagBundlesManager()  # type: ignore[no-untyped-call]
+    bundle = manager.get_bundle(bundle_name, version=version)
     bundle.initialize()
     return dag_of(bundle.path, dag_id)
 

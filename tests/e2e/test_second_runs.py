@@ -1,6 +1,8 @@
-"""Experiments in two runs: one experiment to its users, one second run whoever dies, on the pattern that it began with."""
+"""Experiments in two runs: one experiment to its users, one second run whoever dies, on the pattern it began with."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from airavata_provider.models.pattern_folders import builtin_patterns
 from tests.airflow_instance import AirflowInstance
@@ -52,9 +54,7 @@ def test_an_experiment_in_two_runs(site: Site, airflow: AirflowInstance) -> None
     airflow.wait("the API server is back", lambda: "scheduler" in airflow.health(), timeout=60)
 
     for pattern, run_id in runs.items():
-        airflow.wait(
-            "the second run is there", lambda p=pattern, r=run_id: _there(airflow, f"{p}__after", r), timeout=60
-        )
+        airflow.wait("the second run is there", partial(_there, airflow, f"{pattern}__after", run_id), timeout=60)
         assert airflow.wait_run(f"{pattern}__after", run_id, timeout=90) == "success"
         output = site.output(requests[pattern], "result.txt")
         assert output.read_bytes() == f"{TEXT.upper()}{message}\n".encode()
