@@ -18,8 +18,9 @@ from sqlalchemy import RowMapping, Select, and_, exists, insert, select, union, 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from airavata_provider.jobs.engine import WRITES, translated
+from airavata_provider.jobs.engine import WRITES, is_passing, translated
 from airavata_provider.jobs.tables import handover, job
+from airavata_provider.jobs.writer import RETRY_AFTER_S
 from airavata_provider.models.split import Handover, HandoverState
 
 T = TypeVar("T")
@@ -49,13 +50,7 @@ class Handovers:
                 return found
             return replace(new, starts=found.starts)
 
-        async def do() -> Handover:
-            try:
-                return await self._change(new, decide, or_insert=True)
-            except IntegrityError:  # another triggerer that took the task over was faster
-                return await self._change(new, decide)
-
-        return await self._to_the_end("saving a submission's second run", do())
+        return await self._write("saving a submission's second run", new, decide, or_insert=True)
 
     async def started(self, done: Handover) -> Handover:
         """The second run is there. A try that came meanwhile still waits."""
@@ -71,7 +66,7 @@ class Handovers:
                 return found
             return replace(found, state=state, starts=found.starts + starts)
 
-        return await self._to_the_end("saving a second run", self._change(known, decide))
+        return await self._write("saving a second run", known, decide)
 
     async def of(self, dag_id: str, experiment_id: str, born: str) -> Handover | None:
         """An experiment's; None where it has one run, or has not submitted yet."""
@@ -105,6 +100,24 @@ class Handovers:
         return await self._read(query.order_by(column.changed_at))
 
     # --- within
+
+    async def _write(
+        self, doing: str, key: Handover, decide: Callable[[Handover], Handover], *, or_insert: bool = False
+    ) -> Handover:
+        """:meth:`_change`, again after what passes; all may be done twice."""
+
+        async def do() -> Handover:
+            for pause in RETRY_AFTER_S:
+                try:
+                    return await self._change(key, decide, or_insert=or_insert)
+                except Exception as error:
+                    # A row that another process inserted between our look and our insert is seen at the next look.
+                    if not (is_passing(error) or isinstance(error, IntegrityError)):
+                        raise
+                await asyncio.sleep(pause)
+            return await self._change(key, decide, or_insert=or_insert)
+
+        return await self._to_the_end(doing, do())
 
     async def _change(
         self, key: Handover, decide: Callable[[Handover], Handover], *, or_insert: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class Airflow:
         self.looks: list[runs.Run] = [make_run("success")]
         self.created: list[Any] = []
         self.failed: list[str] = []
+        self.between = False
 
     def create_run(self, resolved: Any, *, via: str, by: str | None) -> runs.Run:
         if self.created and self.created[-1].experiment.id == resolved.experiment.id:
@@ -92,8 +94,9 @@ class Airflow:
             return None
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
 
-    def fail_run(self, dag_id: str, experiment_id: str, *, by: str) -> bool:
+    def fail_run(self, dag_id: str, experiment_id: str, *, by: str, between: bool = False) -> bool:
         self.failed.append(experiment_id)
+        self.between = between
         return True
 
 
@@ -440,6 +443,41 @@ def test_cancel_puts_the_jobs_end_on_record(airflow: Airflow, capsys: pytest.Cap
     assert "Not all have ended yet" in capsys.readouterr().err
     in_store(lambda store: store.canceled("ajob"))
     assert call("cancel", "e1") == 0
+
+
+def test_an_experiment_in_two_runs_is_one(airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def fill(store: JobStore) -> None:
+        await store.intend(make_job())
+        await store.submitted("ajob", "4711", NOW)
+        await store.handovers.wait("hpc_batch", "e1", birth(NOW), "submit", 1)
+
+    in_store(fill)
+    first = make_run("success")
+    airflow.looks = [first]
+    assert call("status", "e1") == 0
+    told = capsys.readouterr().out
+    assert "e1 (hpc_batch): EXECUTING\n  second run: waits for the job's end\n" in told
+    # Waiting does not end with the first run.
+    second = make_run("running", second_dag_id="hpc_batch__after")
+    airflow.looks = [first, first, second, replace(second, state="success", ended_at=NOW + timedelta(seconds=60))]
+    assert call("submit", str(folder / "experiment.yaml"), "--id", "e1", "--wait") == 0
+    assert "COMPLETED after 60.0 s" in capsys.readouterr().out
+    airflow.looks = [first]
+    assert call("cancel", "e1", "--no-wait") == 0
+    assert (airflow.failed, airflow.between) == (["e1"], True)
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "state", "words"),
+    [
+        (None, "WAITING", "waits for the job's end"),
+        ("x__after", "STARTED", "x__after"),
+        (None, "DROPPED", "none"),
+        (None, "STARTED", "was deleted"),
+    ],
+)
+def test_where_the_second_run_is(dag_id: str | None, state: str, words: str) -> None:
+    assert cli_commands.second_run({"second_run": {"dag_id": dag_id, "state": state}}) == words
 
 
 def test_cancel_of_what_is_over(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,25 @@ def test_every_pattern_becomes_a_small_dag(path: Path) -> None:
         assert task.start_from_trigger or task.task_id == "parse"
 
 
+def test_a_split_pattern_becomes_two_dags() -> None:
+    first, second = dags_from_file(builtin_patterns() / "hpc_batch_waiting.yaml")
+    assert second is not None
+    assert (first.dag_id, first.task_ids) == ("hpc_batch_waiting", ["environment_setup-stage_in-submit"])
+    assert (second.dag_id, set(second.task_ids)) == (
+        "hpc_batch_waiting__after",
+        {"monitor", "stage_out-clean_up", "stage_out_failed"},
+    )
+    # By this the second run finds the version of its DAG that belongs to the first.
+    assert first.doc_md == second.doc_md
+    second.validate()  # type: ignore[no-untyped-call]
+    DagSerialization.from_dict(DagSerialization.to_dict(second))
+    arguments = first.get_task(first.task_ids[0]).start_trigger_args
+    assert arguments is not None
+    assert arguments.trigger_kwargs is not None
+    handing = [task["id"] for task in arguments.trigger_kwargs["tasks"] if task.get("hands_over")]
+    assert handing == ["submit"]
+
+
 def test_tasks_know_their_submission() -> None:
     dag, _ = dags_from_file(builtin_patterns() / "hpc_batch.yaml")
     arguments = dag.get_task("monitor").start_trigger_args

@@ -83,7 +83,7 @@ def faults(folder: Path, text: str, name: str = "my_pattern") -> list[str]:
     return [str(fault) for fault in caught.value.faults]
 
 
-@pytest.mark.parametrize("name", ["hpc_batch", "hpc_batch_fast", "hpc_analysis", "hpc_parsed"])
+@pytest.mark.parametrize("name", ["hpc_batch", "hpc_batch_fast", "hpc_batch_waiting", "hpc_analysis", "hpc_parsed"])
 def test_built_in_patterns_load(name: str) -> None:
     pattern = load_pattern(PATTERNS / f"{name}.yaml", MODELS)
     assert pattern.name == name
@@ -116,7 +116,7 @@ def leaves_after(pattern: Pattern, failed: str) -> dict[str, str]:
     return {"fetched": ",".join(fetched), **{key: value for key, value in states.items() if key not in inner}}
 
 
-@pytest.mark.parametrize("name", ["hpc_batch", "hpc_batch_fast", "hpc_analysis", "hpc_parsed"])
+@pytest.mark.parametrize("name", ["hpc_batch", "hpc_batch_fast", "hpc_batch_waiting", "hpc_analysis", "hpc_parsed"])
 def test_a_failed_job_fails_the_run_and_its_outputs_are_fetched(name: str) -> None:
     pattern = load_pattern(PATTERNS / f"{name}.yaml", MODELS)
     after = leaves_after(pattern, "monitor")
