@@ -20,6 +20,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.serialization.serialized_objects import LazyDeserializedDAG
+from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from sqlalchemy import create_engine, select
@@ -53,7 +54,7 @@ class Airflow:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with settings.Session() as session, session.begin():
+        with create_session() as session:
             session.add(DagBundleModel(name="airavata"))
 
     def parse(self, text: str, version: str) -> tuple[Any, Any]:
@@ -61,12 +62,12 @@ class Airflow:
         path = self.folder / "two.yaml"
         path.write_text(text)
         dags = dags_from_file(path, shown_as="two.yaml")
-        with settings.Session() as session, session.begin():
+        with create_session() as session:
             for dag in dags:
                 assert dag is not None
                 model = session.get(DagModel, dag.dag_id)
                 if model is None:
-                    model = DagModel(dag_id=dag.dag_id, bundle_name="airavata", relative_fileloc="two.py")
+                    model = DagModel(dag_id=dag.dag_id, bundle_name="airavata", relative_fileloc="two.py")  # type: ignore[no-untyped-call]
                     session.add(model)
                 model.bundle_version = version
                 session.flush()
@@ -76,8 +77,8 @@ class Airflow:
 
     def start(self, state: DagRunState = DagRunState.SUCCESS) -> None:
         """A first run that got that far."""
-        with settings.Session() as session, session.begin():
-            model = session.scalar(SerializedDagModel.latest_item_select_object("two"))
+        with create_session() as session:
+            model = SerializedDagModel.get("two", session=session)
             assert model is not None
             run = model.dag.create_dagrun(
                 run_id="e1",
@@ -92,12 +93,13 @@ class Airflow:
             run.state = state
 
     def second(self) -> DagRun | None:
-        with settings.Session() as session:
-            return session.scalar(select(DagRun).where(DagRun.dag_id == "two__after"))
+        with create_session() as session:
+            run: DagRun | None = session.scalar(select(DagRun).where(DagRun.dag_id == "two__after"))
+            return run
 
     def tasks(self) -> dict[str, tuple[str | None, str | None]]:
         """The second run's tasks: state, and version of the bundle."""
-        with settings.Session() as session:
+        with create_session() as session:
             query = (
                 select(TaskInstance.task_id, TaskInstance.state, DagVersion.bundle_version)
                 .join(DagVersion, DagVersion.id == TaskInstance.dag_version_id)
@@ -107,7 +109,7 @@ class Airflow:
 
     def delete(self, *dag_ids: str) -> None:
         """A person deletes runs."""
-        with settings.Session() as session, session.begin(), warnings.catch_warnings():
+        with create_session() as session, warnings.catch_warnings():
             # Airflow's own: a run's row has a relation to one version of its DAG, of which there may be several.
             warnings.simplefilter("ignore", SAWarning)
             for run in session.scalars(select(DagRun).where(DagRun.dag_id.in_(dag_ids))).all():
@@ -115,7 +117,7 @@ class Airflow:
                 session.flush()
 
     def end(self, state: DagRunState, dag_id: str = "two__after") -> None:
-        with settings.Session() as session, session.begin():
+        with create_session() as session:
             run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id))
             assert run is not None
             run.state = state
@@ -127,7 +129,7 @@ class Airflow:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database of Airflow's with nothing in it."""
     path = tmp_path_factory.mktemp("airflow") / "airflow.db"
-    import_all_models()
+    import_all_models()  # type: ignore[no-untyped-call]
     engine = create_engine(f"sqlite:///{path}")
     Base.metadata.create_all(engine)
     engine.dispose()
@@ -195,7 +197,7 @@ def test_the_second_run_of_a_deleted_experiment_gives_way(airflow: Airflow) -> N
     airflow.parse(PATTERN, "v1")
     airflow.start()
     start_second_run(KNOWN, nothing)
-    with settings.Session() as session, session.begin():
+    with create_session() as session:
         left = session.scalar(select(DagRun).where(DagRun.dag_id == "two__after"))
         assert left is not None
         left.run_after = datetime(2030, 1, 1, tzinfo=UTC)
@@ -245,11 +247,11 @@ def test_a_version_that_airflow_did_not_keep_is_restored(airflow: Airflow) -> No
     assert asked == [("airavata", "v1", "two__after")]
     assert airflow.tasks() == {"wait": (None, "v1"), "out": (None, "v1")}
     # It is an older version, not the newest, of which the next experiments are.
-    with settings.Session() as session:
+    with create_session() as session:
         latest = DagVersion.get_latest_version("two__after", session=session)
         assert latest is not None
         assert latest.bundle_version == "v2"
-        model = session.scalar(SerializedDagModel.latest_item_select_object("two__after"))
+        model = SerializedDagModel.get("two__after", session=session)
         assert model is not None
         assert set(model.dag.task_ids) == {"wait", "fetch"}
     # The next of that version finds it.
