@@ -1,5 +1,6 @@
 """The bench: experiments an hour and seconds for one, beside a plain Airflow DAG and the limit of the host; how
-a queue's limit holds under a burst; and what the monitors know of real jobs, and how soon.
+a queue's limit holds under a burst; what the monitors know of real jobs, and how soon; and how one experiment fares
+beside many that wait.
 
 Everything is measured in one run, on the test bed (real sshd, SLURM, PostgreSQL) and one Airflow instance
 with one set of settings. Prints a table, writes ``build/bench.json``; the exit status is 1 when a run failed.
@@ -24,7 +25,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks import admission, monitor
+from benchmarks import admission, monitor, waiting
 from benchmarks.limit import submissions_per_hour
 from benchmarks.measure import ConnectionCounter, difference, tree_cpu_seconds
 from benchmarks.setup import EXPERIMENT, bench_airflow
@@ -38,6 +39,8 @@ ADMISSION = "admission"
 """A burst for a small queue, without Airflow."""
 MONITOR = "monitor"
 """Real jobs and all sources of news, without Airflow."""
+WAITING = "waiting"
+"""One experiment beside many that wait, an Airflow for each way to wait."""
 TARGETS = {"task": 8.0, "segment": 15.0}
 """Times the plain DAG's throughput."""
 
@@ -237,7 +240,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--plain", type=int, default=60, help="runs in the plain DAG's burst")
     parser.add_argument("--lone", type=int, default=5, help="lone runs of each")
     modes = [*DAGS, WEBHOOK, ADMISSION, MONITOR]
-    parser.add_argument("--modes", nargs="+", choices=modes, default=modes)
+    # Half an hour and more: only when it is asked for.
+    parser.add_argument("--modes", nargs="+", choices=[*modes, WAITING], default=modes)
+    parser.add_argument("--waiting", type=int, nargs="+", default=[0, 100, 1000, 5000], help="how many wait")
     parser.add_argument("--requests", type=int, default=2000, help="requests for the small queue")
     parser.add_argument("--queue", type=int, default=50, help="jobs that the small queue takes")
     parser.add_argument("--job-seconds", type=float, default=8.0, help="seconds of a job in the small queue")
@@ -272,16 +277,23 @@ def main(arguments: list[str] | None = None) -> int:
             say=say,
         )
         options.modes.remove(MONITOR)
+    beside: dict[str, Any] = {}
+    if WAITING in options.modes:
+        beside = waiting.measure(bed, PROJECT / "build" / "bench-waiting", options.waiting, options.lone, say=say)
+        options.modes.remove(WAITING)
     result: dict[str, Any] = {}
     failed = 0
     if options.modes:
         result, failed = everything(bed, PROJECT / "build" / "bench", options)
     faults = [f"admission: {fault}" for fault in admission.faults(crowd)] if crowd else []
     faults += [f"monitor: {fault}" for fault in monitor.faults(heard)] if heard else []
+    faults += [f"waiting: {fault}" for fault in waiting.faults(beside)] if beside else []
     if crowd:
         result = {**result, ADMISSION: crowd}
     if heard:
         result = {**result, MONITOR: heard}
+    if beside:
+        result = {**result, WAITING: beside}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     if options.modes:
@@ -290,6 +302,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(admission.table(crowd))
     if heard:
         print(monitor.table(heard))
+    if beside:
+        print(waiting.table(beside))
     say(f"{time.monotonic() - started:.0f} s in all; {options.output}")
     if failed:
         say(f"{failed} runs or calls FAILED")

@@ -41,7 +41,8 @@ class Pace:
     :param overlap: what is stamped earlier may be committed later by so much
     :param full: between two looks at everybody who waits, whatever the clocks say
     :param lease: how long a dead API server keeps the others off
-    :param again: before the next try for one whose first run is not over, at first; doubled up to ``at_most``
+    :param again: before the next try for one whose first run is not over, at first; doubled up to ``at_most``, as
+        the pause between looks is while the store does not answer
     """
 
     look: float = 0.5
@@ -81,20 +82,21 @@ class SecondRuns:
 
     async def run(self) -> None:
         """Work until cancelled, which is fine at any moment."""
-        pause = 0.0
+        failures = 0
         try:
             while True:
-                await asyncio.sleep(pause or self._pace.look)
+                await asyncio.sleep(min(self._pace.look * 2.0 ** min(failures, 20), self._pace.at_most))
                 try:
-                    pause = 0.0
                     if await self._lease():
                         await self.round()
+                    failures = 0
+                    continue
                 except AiravataError as error:
                     _LOG.warning("Cannot look for second runs: %s", error)
-                    self._held, pause = False, 10 * self._pace.look
                 except Exception:
                     _LOG.exception("Looking for second runs failed in a way that it should not")
-                    self._held, pause = False, 60 * self._pace.look
+                failures += 1
+                self._held = False
         finally:
             if self._held:
                 await self._give_back()
