@@ -2,8 +2,8 @@
 
 Who waits is real: experiments of the same pattern, each with a job of its own that SLURM holds (``sbatch --hold``),
 made through Airflow's REST as all others. So everything that they cost is there: the scheduler's passes over their
-runs, the triggerer's tasks, the polls. For each pattern a fresh Airflow on PostgreSQL is filled up step by step, and at
-each step lone experiments are timed and the components' work is measured while nothing happens.
+runs, the triggerer's tasks, the polls. For each pattern a fresh Airflow on PostgreSQL is filled up step by step, and
+at each step lone experiments are timed and the components' work is measured while nothing happens.
 
 Nothing that waits ever ends: when a pattern is done, its Airflow is stopped and then its jobs are cancelled.
 """
