@@ -11,7 +11,7 @@ from tests.e2e.test_experiments import wait_for_cancel, wait_for_job
 
 PATTERN = "hpc_batch_waiting"
 EDITED = "waiting_edited"
-SECONDS = 30
+SECONDS = 20
 """Of a job: longer than a pattern's change takes to reach Airflow."""
 
 
@@ -24,20 +24,19 @@ def test_an_experiment_in_two_runs(site: Site, airflow: AirflowInstance) -> None
     message = "-n 'single' \"double\" $(touch /tmp/never) `id` \\ ünï\nsecond; line"
     requests = {pattern: site.request(message=message, seconds=SECONDS) for pattern in (PATTERN, EDITED)}
     runs = {pattern: airflow.trigger(pattern, request) for pattern, request in requests.items()}
+    # Nobody has run a task of its second DAG yet, so Airflow writes the new one over the old one.
+    own.write_text(text.replace("id: clean_up", "id: swept"))
     cancelled = airflow.trigger(PATTERN, site.request(seconds=600))
     for pattern, run_id in runs.items():
         assert airflow.wait_run(pattern, run_id) == "success"
         report = site.report(pattern, run_id)
         assert (report["state"], report["over"]) == ("EXECUTING", False)
         assert report["second_run"] == {"dag_id": None, "state": "WAITING"}
-    # Nobody has run a task of its second DAG yet, so Airflow writes the new one over the old one.
-    own.write_text(text.replace("id: clean_up", "id: swept"))
-    airflow.wait("the edit is there", lambda: "swept" in str(_tasks(airflow, f"{EDITED}__after")), timeout=60)
-
     job = wait_for_job(site, PATTERN, cancelled)
     site.airflow.client.post(f"/airavata/experiments/{PATTERN}/{cancelled}/cancel").raise_for_status()
     assert airflow.run(PATTERN, cancelled)["state"] == "failed"
     wait_for_cancel(site, job)
+    airflow.wait("the edit is there", lambda: "swept" in str(_tasks(airflow, f"{EDITED}__after")), timeout=60)
 
     triggerers = [name for name in airflow.commands if name.startswith("triggerer")]
     for name in triggerers:
