@@ -72,10 +72,11 @@ class Run:
     """An experiment's DAG run as Airflow knows it; of an experiment in two runs, both as one.
 
     :param dag_id: the pattern's DAG, whose run is the first
-    :param state: Airflow's word; the second run's where there is one
+    :param state: Airflow's word; the second run's where there is one and the first succeeded
     :param run_after: it starts no earlier
     :param tasks: of both runs
     :param second_dag_id: the DAG of the second run; None while there is none
+    :param first_state: Airflow's word for the first of two runs that are there; None: there is one
     """
 
     dag_id: str
@@ -89,6 +90,7 @@ class Run:
     ended_at: datetime | None
     tasks: tuple[AirflowTask, ...]
     second_dag_id: str | None = None
+    first_state: str | None = None
 
     @property
     def over(self) -> bool:
@@ -168,7 +170,9 @@ def read_run(dag_id: str, experiment_id: str) -> Run | None:
         found = _rows(dag_id, experiment_id, session)
         if not found:
             return None
-        first, last = found[0], found[-1]
+        first, second = found[0], found[1] if len(found) > 1 else None
+        # Of a first run that a person cleared, the second is a thing of the past.
+        last = second if second is not None and str(first.state) == "success" else first
         columns = (
             TaskInstance.task_id,
             TaskInstance.map_index,
@@ -191,7 +195,8 @@ def read_run(dag_id: str, experiment_id: str) -> Run | None:
             started_at=first.start_date,
             ended_at=last.end_date,
             tasks=tuple(sorted(tasks, key=_begin)),
-            second_dag_id=last.dag_id if last is not first else None,
+            second_dag_id=second.dag_id if second is not None else None,
+            first_state=str(first.state) if second is not None else None,
         )
 
 
@@ -225,10 +230,10 @@ def _begin(task: AirflowTask) -> tuple[bool, float, str, int]:
 def fail_run(dag_id: str, experiment_id: str, *, by: str, between: bool = False) -> bool:
     """Mark a run as failed the way Airflow's API does: its tasks stop, its triggers hear of it.
 
-    Of an experiment in two runs, the second if there is one.
+    Of an experiment in two runs, whichever is not over.
 
     :param by: goes into the run's note
-    :param between: a first run that succeeded is marked, too, if no second was made meanwhile: then none will be
+    :param between: where both are, the first is marked although it succeeded: no second is made then, or begins anew
     :returns: False when there is no such run or it was over already
     """
     from airflow.api_fastapi.core_api.datamodels.dag_run import DagRunMutableStates
@@ -238,23 +243,23 @@ def fail_run(dag_id: str, experiment_id: str, *, by: str, between: bool = False)
 
     with create_session() as session:
         found = _rows(dag_id, experiment_id, session, lock=True)
-        row = found[-1] if found else None
-        waits = between and len(found) == 1 and str(found[0].state) == "success"
-        if row is None or (str(row.state) in FINISHED and not waits):
-            return False
-        dag = DBDagBag().get_dag_for_run(row, session=session)
-        if dag is None:
-            raise AiravataError(f"Airflow has no DAG {row.dag_id} for the run {experiment_id} any more")
-        if not row.note:
-            row.note = (f"{CANCEL_NOTE}{by}", None)
-        patch_dag_run_state(dag=dag, dag_run=row, state=DagRunMutableStates.FAILED, session=session)
-        return True
+        open_ = [row for row in found if str(row.state) not in FINISHED]
+        if not open_ and between:
+            open_ = [row for row in found[:1] if str(row.state) == "success"]
+        for row in open_:
+            dag = DBDagBag().get_dag_for_run(row, session=session)
+            if dag is None:
+                raise AiravataError(f"Airflow has no DAG {row.dag_id} for the run {experiment_id} any more")
+            if not row.note:
+                row.note = (f"{CANCEL_NOTE}{by}", None)
+            patch_dag_run_state(dag=dag, dag_run=row, state=DagRunMutableStates.FAILED, session=session)
+        return bool(open_)
 
 
 def between_runs(run: Run, handover: Handover | None) -> bool:
-    """Whether an experiment's first run is over and its second still to come. Pure."""
+    """Whether an experiment's first run is over and its second still to come, or to begin anew. Pure."""
     waits = handover is not None and handover.state == HandoverState.WAITING
-    return waits and run.state == "success" and run.second_dag_id is None
+    return waits and (run.first_state or run.state) == "success"
 
 
 def experiment_state(

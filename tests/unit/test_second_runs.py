@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def test_none_of_a_first_run_that_was_deleted_or_is_another(airflow: Airflow) ->
     airflow.parse(PATTERN, "v1")
     assert start_second_run(KNOWN, nothing) is Outcome.GONE
     airflow.start()
-    other = Handover("two", "e1", "another birth", "submit", 1, HandoverState.WAITING)
+    other = replace(KNOWN, born="another birth")
     assert start_second_run(other, nothing) is Outcome.GONE
 
 
@@ -213,12 +214,36 @@ def test_a_first_run_that_was_cleared_clears_the_second(airflow: Airflow) -> Non
     airflow.start()
     start_second_run(KNOWN, nothing)
     airflow.end(DagRunState.SUCCESS)
-    again = Handover("two", "e1", KNOWN.born, "submit", 2, HandoverState.WAITING, starts=1)
+    again = replace(KNOWN, try_number=2, starts=1)
     assert start_second_run(again, nothing) is Outcome.STARTED
     second = airflow.second()
     assert second is not None
     assert second.state == "queued"
     assert {state for state, _ in airflow.tasks().values()} == {None}
+
+
+def test_while_a_cleared_first_run_goes_on_the_second_is_of_the_past(airflow: Airflow) -> None:
+    airflow.parse(PATTERN, "v1")
+    airflow.start()
+    start_second_run(KNOWN, nothing)
+    airflow.end(DagRunState.SUCCESS)
+    again = replace(KNOWN, try_number=2, starts=1)
+    done = replace(KNOWN, state=HandoverState.STARTED, starts=1)
+
+    def look(handover: Handover) -> tuple[str, bool]:
+        run = runs.read_run("two", "e1")
+        assert run is not None
+        return runs.experiment_state(run, [], NOON, handover).value, runs.between_runs(run, handover)
+
+    assert look(done) == ("COMPLETED", False)
+    assert not runs.fail_run("two", "e1", by="ada")
+    airflow.end(DagRunState.RUNNING, "two")
+    assert look(done) == ("EXECUTING", False)
+    airflow.end(DagRunState.SUCCESS, "two")
+    assert look(again) == ("EXECUTING", True)
+    assert runs.fail_run("two", "e1", by="ada", between=True)
+    assert look(again) == ("CANCELED", False)
+    assert start_second_run(again, nothing) is Outcome.GONE
 
 
 def test_it_stays_on_the_version_that_the_first_began_with(airflow: Airflow) -> None:
