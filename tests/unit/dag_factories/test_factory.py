@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from airflow.dag_processing.bundles import base
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airavata_provider.errors import PatternError
 from airavata_provider.models.pattern_folders import builtin_patterns
+from dag_factories.bundle import PatternBundle, dag_of
 from dag_factories.factory import dags_from_file
 
 PATTERNS = sorted(builtin_patterns().glob("*.yaml"))
@@ -46,6 +48,22 @@ def test_a_split_pattern_becomes_two_dags() -> None:
     assert arguments.trigger_kwargs is not None
     handing = [task["id"] for task in arguments.trigger_kwargs["tasks"] if task.get("hands_over")]
     assert handing == ["submit"]
+
+
+def test_a_version_of_the_bundle_gives_both_dags_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "get_bundle_storage_root_path", lambda: tmp_path / "bundles")
+    folder = tmp_path / "patterns"
+    folder.mkdir()
+    (folder / "broken.yaml").write_text("tasks: []\n")
+    (folder / "waits.yaml").write_text((builtin_patterns() / "hpc_batch_waiting.yaml").read_text())
+    bundle = PatternBundle(
+        name="airavata", folders=[str(folder)], builtin=False, archive=str(tmp_path / "archive"), version=None
+    )
+    bundle.initialize()
+    for dag_id, number in (("hpc_batch_waiting", 1), ("hpc_batch_waiting__after", 3)):
+        dag = dag_of(bundle.path, dag_id)
+        assert (dag.dag_id, len(dag.tasks), dag.relative_fileloc) == (dag_id, number, "waits.py")
+    assert dag_of(bundle.path, "hpc_batch") is None
 
 
 def test_tasks_know_their_submission() -> None:
