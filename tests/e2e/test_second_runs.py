@@ -36,7 +36,7 @@ def test_an_experiment_in_two_runs(site: Site, airflow: AirflowInstance) -> None
     site.airflow.client.post(f"/airavata/experiments/{PATTERN}/{cancelled}/cancel").raise_for_status()
     assert airflow.run(PATTERN, cancelled)["state"] == "failed"
     wait_for_cancel(site, job)
-    airflow.wait("the edit is there", lambda: "swept" in str(_tasks(airflow, f"{EDITED}__after")), timeout=60)
+    airflow.wait("the edit is there", lambda: "swept" in str(_tasks(airflow, f"{EDITED}__after")), timeout=120)
 
     triggerers = [name for name in airflow.commands if name.startswith("triggerer")]
     for name in triggerers:
@@ -45,16 +45,16 @@ def test_an_experiment_in_two_runs(site: Site, airflow: AirflowInstance) -> None
     airflow.wait(
         "the jobs end",
         lambda: [line.split("|")[2] for line in site.accounted(*names)] == ["COMPLETED"] * 2,
-        timeout=90,
+        timeout=180,
     )
     airflow.restart("api-server")
     for name in triggerers:
         airflow.launch(name)
-    airflow.wait("the API server is back", lambda: "scheduler" in airflow.health(), timeout=60)
+    airflow.wait("the API server is back", lambda: "scheduler" in airflow.health(), timeout=240)
 
     for pattern, run_id in runs.items():
-        airflow.wait("the second run is there", partial(_there, airflow, f"{pattern}__after", run_id), timeout=60)
-        assert airflow.wait_run(f"{pattern}__after", run_id, timeout=90) == "success"
+        airflow.wait("the second run is there", partial(_there, airflow, f"{pattern}__after", run_id), timeout=120)
+        assert airflow.wait_run(f"{pattern}__after", run_id, timeout=180) == "success"
         output = site.output(requests[pattern], "result.txt")
         assert output.read_bytes() == f"{TEXT.upper()}{message}\n".encode()
         states = airflow.task_states(f"{pattern}__after", run_id)
