@@ -1,9 +1,9 @@
 """The door: refuses bad experiments before Airflow makes a run of them.
 
-An ASGI middleware around Airflow's API server. It looks at one route only, ``POST
-/api/v2/dags/{dag_id}/dagRuns`` (which REST clients and the UI's trigger form use), and there only at our
-patterns' DAGs (of which those of second runs are nobody's to trigger) and at callers who may trigger them; everything else passes as it is, so that Airflow itself
-answers whoever is not let in, and nobody else learns what the catalog holds.
+An ASGI middleware around Airflow's API server. It looks at one route only, ``POST /api/v2/dags/{dag_id}/dagRuns``
+(which REST clients and the UI's trigger form use), and there only at our patterns' DAGs (of which those of second
+runs are nobody's to trigger) and at callers who may trigger them; everything else passes as it is, so that Airflow
+itself answers whoever is not let in, and nobody else learns what the catalog holds.
 
 Runs that come another way (``airflow dags trigger``, ``TriggerDagRunOperator``, a cleared run) are checked by
 their first task, in the same words.
