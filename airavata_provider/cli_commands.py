@@ -28,7 +28,7 @@ from airavata_provider.errors import AiravataError, DeadlineExceeded
 from airavata_provider.jobs.history import Explained, explain, last_words, summary
 from airavata_provider.models.experiment import Experiment, read_experiment
 from airavata_provider.models.job import Job, JobState
-from airavata_provider.models.rules import MADE_BY, made_by
+from airavata_provider.models.rules import LEFT, MADE_BY, made_by
 from airavata_provider.models.split import HandoverState
 from airavata_provider.models.values import clock
 from airavata_provider.preview import previews
@@ -36,6 +36,7 @@ from airavata_provider.validation import validate_deployment, validate_paths
 
 if TYPE_CHECKING:
     from airavata_provider.jobs.store import JobStore
+    from airavata_provider.models.resolved import ResolvedExperiment
 
 T = TypeVar("T")
 
@@ -63,12 +64,7 @@ def command(work: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
 @command
 def submit(args: Namespace) -> int:
     """Check an experiment and start it."""
-    deployment = get_deployment()
-    experiment = read_experiment(args.file, deployment.catalog)
-    changed = {"id": args.id, "pattern": args.pattern}
-    conf = experiment.to_conf() | {name: value for name, value in changed.items() if value is not None}
-    experiment = Experiment.from_conf(conf, experiment_id=args.id)
-    run = runs.create_run(deployment.fit(experiment), via="cli", by=user_name())
+    run = runs.create_run(_wanted(args, id=args.id, pattern=args.pattern), via="cli", by=user_name())
     plain = args.output == "plain"
     say(f"Experiment {run.id} runs as {run.dag_id}.", error=not plain)
     if not args.wait:
@@ -90,12 +86,7 @@ def submit(args: Namespace) -> int:
 @command
 def script(args: Namespace) -> int:
     """Print an experiment's job scripts."""
-    deployment = get_deployment()
-    experiment = read_experiment(args.file, deployment.catalog)
-    changed = {"compute_resource": args.resource, "pattern": args.pattern}
-    conf = experiment.to_conf() | {name: value for name, value in changed.items() if value is not None}
-    resolved = deployment.fit(Experiment.from_conf(conf, experiment_id=None))
-    for preview in previews(resolved):
+    for preview in previews(_wanted(args, compute_resource=args.resource, pattern=args.pattern)):
         for fault in preview.left_out:
             say(f"task {preview.task}: {fault.where} is left out: {fault.message}", error=True)
         say(preview.script.rstrip("\n"))
@@ -227,6 +218,14 @@ def told(line: Explained) -> str:
     return f"{happened} +{later:.1f} s {event.source}: {event.state}{about}; {line.effect}: {line.why}"
 
 
+def _wanted(args: Namespace, **instead: str | None) -> ResolvedExperiment:
+    """The experiment in the command's file, with what its options say instead, as this deployment can run it."""
+    deployment = get_deployment()
+    conf = read_experiment(args.file, deployment.catalog).to_conf()
+    conf |= {name: value for name, value in instead.items() if value is not None}
+    return deployment.fit(Experiment.from_conf(conf, experiment_id=instead.get("id")))
+
+
 def _gone(job: Job) -> bool:
     """Whether the scheduler has the job no more, or never had it."""
     return job.canceled_at is not None or runs.job_over(job)
@@ -314,7 +313,8 @@ def _about(job: Mapping[str, Any]) -> str:
 
 def _made(by: Mapping[str, Any]) -> str:
     """Which of a pattern's rules made an attempt, and why."""
-    return f"rule {by['rule']}, as attempt {by['of']} ended with {by['outcome']}"
+    left = f", elsewhere than on {by[LEFT]}" if LEFT in by else ""
+    return f"rule {by['rule']}, as attempt {by['of']} ended with {by['outcome']}{left}"
 
 
 def _asked(job: Job) -> str:

@@ -26,7 +26,8 @@ from airavata_provider.settings import get_settings
 from airavata_provider.tasks.arrays import part
 from airavata_provider.tasks.base import webhook_url
 from airavata_provider.tasks.job_request import unsupported
-from airavata_provider.tasks.submission import Submit, SubmitParameters, request_of
+from airavata_provider.tasks.submission import Submit
+from airavata_provider.tasks.submit_parameters import SubmitParameters, request_of
 
 
 @dataclass(frozen=True)

@@ -144,13 +144,14 @@ class Settings:
     )
     live_log_interval: float = _option(
         15.0,
-        "Seconds between two looks at what running jobs write, for the logs of the tasks that wait for them: one "
-        "command per cluster and process for all of them.",
-        least=1,
+        "Seconds between two looks at what running jobs write, for the logs of the tasks that wait for them: the "
+        "command that asks a cluster about its jobs reads it too. 0: nothing is shown.",
+        least=0,
     )
     watch_interval: float = _option(
-        0.5,
-        "Seconds between two looks at the job store by a process in which tasks wait for jobs.",
+        0.25,
+        "Seconds between two looks at the job store by a process in which tasks wait for jobs. PostgreSQL tells of "
+        "changes at once; there it counts only while that connection is down.",
         least=0.05,
     )
 

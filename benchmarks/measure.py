@@ -25,6 +25,12 @@ def tree_cpu_seconds(pid_file: Path) -> float:
     return total
 
 
+def machine_cpu_seconds() -> float:
+    """CPU seconds so far of everything on the machine: the jobs and the bench itself too."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.softirq)
+
+
 def difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """What was used between two readings, by name."""
     return {name: max(0.0, after[name] - before.get(name, 0.0)) for name in after}

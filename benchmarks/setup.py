@@ -115,6 +115,7 @@ def bench_airflow(bed: Bed, work: Path) -> Iterator[tuple[AirflowInstance, str]]
             connections={"bench_ssh": connection(bed)},
             settings=settings,
             dags_folder=dags,
+            patient=("dag-processor",),
             log_level="WARNING",
         ) as airflow,
     ):

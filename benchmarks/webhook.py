@@ -17,7 +17,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,7 @@ async def _jobs(url: str, count: int) -> None:
 async def _measure(airflow: AirflowInstance, rate: float, seconds: float) -> dict[str, Any]:
     count = int(rate * seconds / 2)
     calls = [("start", number) for number in range(count)] + [("end", number) for number in range(count)]
+    await _load(airflow.url, [("start", count)], rate)  # what is loaded once is loaded now
     over = asyncio.Event()
     idle = asyncio.create_task(_use(airflow, over))
     await asyncio.sleep(5)
@@ -174,7 +175,7 @@ async def _measure(airflow: AirflowInstance, rate: float, seconds: float) -> dic
     }
 
 
-def measure_webhook(bed: Bed, work: Path, *, rate: float = RATE, seconds: float = SECONDS) -> dict[str, Any]:
+def measure(bed: Bed, work: Path, *, rate: float = RATE, seconds: float = SECONDS) -> dict[str, Any]:
     """Start an API server, let scripts call it; figures."""
     shutil.rmtree(work, ignore_errors=True)
     settings = {
@@ -197,7 +198,13 @@ def measure_webhook(bed: Bed, work: Path, *, rate: float = RATE, seconds: float 
         return asyncio.run(_measure(airflow, rate, seconds))
 
 
-def webhook_table(figures: dict[str, Any]) -> str:
+def faults(figures: Mapping[str, Any]) -> list[str]:
+    """What must not be."""
+    wrong = {answer: count for answer, count in figures["answers"].items() if answer != "204"}
+    return [f"{count} calls were answered {answer}" for answer, count in sorted(wrong.items())]
+
+
+def table(figures: Mapping[str, Any]) -> str:
     """The figures for people."""
     answers = ", ".join(f"{count} x {answer}" for answer, count in sorted(figures["answers"].items()))
 

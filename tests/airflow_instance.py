@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -84,6 +84,7 @@ class AirflowInstance(AirflowREST):
     :param dags_folder: served by a second bundle, for hand-written DAGs
     :param patterns: whether the patterns' bundle is configured
     :param triggerers: how many
+    :param patient: components with a low CPU priority
     :param log_level: of all components
     """
 
@@ -100,6 +101,7 @@ class AirflowInstance(AirflowREST):
         dags_folder: Path | None = None,
         patterns: bool = True,
         triggerers: int = 1,
+        patient: Collection[str] = (),
         log_level: str = "INFO",
     ) -> None:
         self.home = home.resolve()
@@ -122,6 +124,7 @@ class AirflowInstance(AirflowREST):
         for number in range(1, triggerers + 1):
             name = "triggerer" if number == 1 else f"triggerer-{number}"
             self.commands[name] = ["triggerer", "--skip-serve-logs"]
+        self._patient = patient
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, IO[bytes]] = {}
 
@@ -204,8 +207,9 @@ class AirflowInstance(AirflowREST):
         log = self._logs.get(name)
         if log is None:
             log = self._logs[name] = (self.log_folder / f"{name}.log").open("ab")
+        priority = ["nice", "-n", "15"] if name in self._patient else []
         self._running[name] = subprocess.Popen(
-            self._airflow(*self.commands[name]),
+            [*priority, *self._airflow(*self.commands[name])],
             env=self.environment,
             cwd=self.home,
             stdin=subprocess.DEVNULL,
@@ -223,6 +227,17 @@ class AirflowInstance(AirflowREST):
                 process.send_signal(signal.SIGKILL)
         psutil.wait_procs(doomed, timeout=10)
         self._running.pop(name).wait()
+
+    def component_of(self, pid: int) -> str:
+        """The component that a process belongs to.
+
+        :raises AirflowError: none of this instance's
+        """
+        for name, started in self._running.items():
+            component = psutil.Process(started.pid)
+            if pid in (component.pid, *(child.pid for child in component.children(recursive=True))):
+                return name
+        raise AirflowError(f"process {pid} belongs to no component")
 
     def restart(self, name: str) -> None:
         """:meth:`kill`, then :meth:`launch`."""

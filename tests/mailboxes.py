@@ -1,13 +1,14 @@
-"""Maildirs that the test bed's Dovecot serves, and messages in them."""
+"""Maildirs that the test bed's Dovecot serves, messages in them, and a reader of them."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -16,11 +17,15 @@ from pathlib import Path
 from imapclient import IMAPClient
 
 from airavata_provider.jobs.store import JobStore
-from airavata_provider.models.job import Job
+from airavata_provider.models.job import EventSource, Job, JobEvent
+from airavata_provider.models.mailbox import Mailbox
 from airavata_provider.monitors.mail.imap import Account
+from airavata_provider.monitors.mail.reader import FolderReader, Pace
 from tests.bed import Bed
 
 SENDER = "slurm@cluster.test"
+QUICK = Pace(first=0.1, at_most=0.5, retry=0.1, retry_at_most=0.5)
+BOX = {"name": "box", "connection": "imap"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,12 @@ def maildir(bed: Bed, name: str | None = None) -> Iterator[Maildir]:
     try:
         yield Maildir(name, path, Account("127.0.0.1", bed.imap_port, name, bed.imap_password, use_ssl=False))
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        for _ in range(50):
+            # The server may write there for as long as somebody reads.
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+            time.sleep(0.1)
 
 
 async def known_job(store: JobStore, name: str, native_id: str | None, resource: str = "cluster") -> Job:
@@ -98,3 +108,55 @@ async def known_job(store: JobStore, name: str, native_id: str | None, resource:
         Job(name, "dag", "run", name, -1, 1, resource=resource, directory="/scratch", created_at=datetime.now(UTC))
     )
     return job if native_id is None else await store.submitted(name, native_id, datetime.now(UTC))
+
+
+@asynccontextmanager
+async def reading(
+    store: JobStore, account: Account, mailbox: Mailbox | None = None, *, scheduler: str = "slurm"
+) -> AsyncIterator[None]:
+    """A reader of that mailbox, for as long as the block takes."""
+
+    async def connect() -> Account:
+        return account
+
+    mailbox = mailbox or Mailbox.model_validate(BOX)
+    readers = [
+        FolderReader(mailbox, folder, store=store, account=connect, served={"cluster": scheduler}, pace=QUICK)
+        for folder in mailbox.folders
+    ]
+    tasks = [asyncio.create_task(reader.run()) for reader in readers]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def counts(store: JobStore, folder: str = "INBOX") -> dict[str, int]:
+    """How many messages of :data:`BOX` became what; without those that are none."""
+    mark = await store.mail_folders.read("box", folder)
+    return {} if mark is None else {name: number for name, number in mark.counts.items() if number}
+
+
+async def mailed(store: JobStore, name: str) -> list[JobEvent]:
+    """What mail told of that job, in order of arrival."""
+    return [each.event for each in await store.events(name) if each.event.source == EventSource.MAIL]
+
+
+async def told(store: JobStore, name: str, number: int) -> bool:
+    """Whether mail told so many things of that job, or more."""
+    return len(await mailed(store, name)) >= number
+
+
+async def until(check: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until that is true; it may be a coroutine function."""
+    end = time.monotonic() + seconds
+    while True:
+        found = check()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        assert time.monotonic() < end, "it never became true"
+        await asyncio.sleep(0.05)

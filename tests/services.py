@@ -12,7 +12,8 @@ from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.catalog import Catalog, load_catalog
 from airavata_provider.monitors.rhythm import Rhythm
 from airavata_provider.schedulers.registry import scheduler
-from airavata_provider.triggers.host import HostedTask, Run, Segment, run_segment
+from airavata_provider.triggers.host import Segment, run_segment
+from airavata_provider.triggers.hosted import HostedTask, Run
 from airavata_provider.triggers.services import HostServices
 from tests.bed import Bed
 
@@ -39,6 +40,11 @@ compute_resources:
   small:
     <<: *cluster
     max_array_size: 4
+  other:
+    <<: *cluster
+    scheduler: fork
+    scratch: {scratch}/other
+    queues: {{}}
 storage_resources:
   files: {{type: local, root: {root}, default: true}}
   remote: {{type: sftp, connection: bed, root: {scratch}/storage}}
@@ -70,6 +76,17 @@ applications:
           - "{{{{ inputs.fail }}}}"
           - "{{{{ inputs.seconds }}}}"
       host: *upper
+  moving:
+    pattern: hpc_batch
+    inputs:
+      text: {{type: FILE, position: 1}}
+    outputs:
+      result: {{file: result.txt}}
+    deployments:
+      cluster: {{executable: /bin/sh, arguments: [-c, exit 75]}}
+      other:
+        executable: /bin/sh
+        arguments: [-c, 'tr a-z A-Z < "$1" > result.txt', upper, "{{{{ inputs.text }}}}"]
   each:
     pattern: hpc_array
     inputs:
@@ -140,10 +157,10 @@ class BedServices(HostServices):
         return f"token-of-{job}"
 
     async def watch(self) -> None:
-        from airavata_provider.jobs.reconcile import ensure_reconciler
+        from airavata_provider.jobs.reconcile import Pace, ensure_reconciler
 
         self.watched += 1
-        ensure_reconciler(self.store, self.way, rhythm=Rhythm(base=1.0))
+        ensure_reconciler(self.store, self.way, pace=Pace(rhythm=Rhythm(base=1.0), show=0.2))
 
     async def run(
         self, experiment: str, conf: Mapping[str, Any] | None, *tasks: HostedTask, try_number: int = 1

@@ -49,6 +49,13 @@ class Placer:
 
         :raises ConfigurationError: the policy does not work
         """
+        return await self._store.place(await self.choose(dag_id, experiment_id, born, fitting, policy))
+
+    async def choose(self, dag_id: str, experiment_id: str, born: str, fitting: Fitting, policy: Policy) -> Placement:
+        """The same, which nothing is put on record of: for who goes on from another decision.
+
+        :raises ConfigurationError: the policy does not work
+        """
         candidates = candidates_of(fitting.places)
         limits, loads, recent = await self._read({each.resource for each in candidates})
         now = datetime.now(UTC)
@@ -59,10 +66,8 @@ class Placer:
         decision = decide(fitting.places[0].experiment, candidates, fitting.unfit, policy)
         chosen = decision.candidate
         self._since[chosen.resource, chosen.queue] += 1
-        return await self._store.place(
-            Placement(
-                dag_id, experiment_id, born, chosen.resource, chosen.queue, decided_at=now, reasons=decision.reasons
-            )
+        return Placement(
+            dag_id, experiment_id, born, chosen.resource, chosen.queue, decided_at=now, reasons=decision.reasons
         )
 
     def _counted_on(self, recent: Recent) -> Recent:

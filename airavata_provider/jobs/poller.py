@@ -1,4 +1,5 @@
-"""Polls one resource: asks about the jobs whose turn it is, collects what the relay has, and tells the store.
+"""Polls one resource: asks about the jobs whose turn it is, collects what the relay has, and tells the store; and
+looks at what the jobs write for which somebody waits in this process, in the same command.
 
 What it remembers (when it asked, since when a job is missing) is for its own use: whoever takes over begins by
 asking about everybody. An end that only a job's script told is looked up once more, so that the scheduler's own word
@@ -14,10 +15,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from airavata_provider.errors import AnswerUnreadable, JobUnknown, SSHError
+from airavata_provider.errors import AiravataError, AnswerUnreadable, JobUnknown, SSHError
 from airavata_provider.jobs.history import last_words
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import Effect, Job, JobEvent
+from airavata_provider.monitors.output import Followed, outputs, tail_command
 from airavata_provider.monitors.poll import Look, Patience, Runs, look, news, silence
 from airavata_provider.monitors.relay import Left, collect_command, event_left
 from airavata_provider.monitors.rhythm import SCRIPT_SOURCES, Rhythm, turn
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 
 UNBACKED_S = 900.0
 """How long the scheduler's own word is sought after an end that the script told."""
+
+SLOWEST_SHOW_S = 600.0
+"""The longest pause between two looks at what jobs write, after failures."""
 
 _REASON_LIMIT = 2000
 
@@ -54,6 +59,8 @@ class Poller:
     """One resource's polls, one at a time.
 
     :param began: since when this poller is there; before that it has seen nobody
+    :param show_s: seconds between two looks at what jobs write; 0: nobody looks
+    :param show_failures: how often in a row that went wrong; then the jobs are asked about without it
     """
 
     store: JobStore
@@ -61,6 +68,7 @@ class Poller:
     rhythm: Rhythm
     patience: Patience
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    known: dict[str, Job] = field(default_factory=dict)
     asked: dict[str, datetime] = field(default_factory=dict)
     seen: dict[str, datetime] = field(default_factory=dict)
     missing_since: dict[str, datetime] = field(default_factory=dict)
@@ -68,33 +76,86 @@ class Poller:
     ignored: set[str] = field(default_factory=set)
     relays: bool = False
     collected_at: datetime | None = None
+    asked_at: datetime | None = None
+    show_s: float = 0.0
+    shown_at: datetime | None = None
+    show_failures: int = 0
 
-    async def poll(self, connect: Connect) -> float:
+    async def poll(self, connect: Connect, *, leads: bool = True) -> float:
         """Ask whoever is due; seconds to the next look.
 
+        :param leads: False: another process asks about the jobs, and here is only looked at what they write
         :raises AiravataError: the cluster or the store does not answer
         """
         now = datetime.now(UTC)
-        jobs = await self.store.open_jobs(self.resource)
-        jobs += await self.store.unbacked_jobs(self.resource, now - timedelta(seconds=UNBACKED_S))
+        next_s = await self._poll(connect, now) if leads else self.rhythm.least
+        await self._show(connect, now)
+        if self._shows():
+            next_s = min(next_s, self._show_in(now))
+        return max(0.0, next_s - (datetime.now(UTC) - now).total_seconds())
+
+    async def _poll(self, connect: Connect, now: datetime) -> float:
+        jobs = await self._jobs(now)
         hearing = await self.store.hearing(self.resource, SCRIPT_SOURCES)
         names = {job.name for job in jobs}
         for memory in (self.asked, self.seen, self.missing_since):
             for gone in memory.keys() - names:
                 del memory[gone]
         jitter = random.uniform(0.85, 1.0)  # noqa: S311
-        due = turn(jobs, self.asked, now, self.rhythm, hearing, jitter=jitter)
+        along = self._shows() and not self.show_failures
+        show_in = self._show_in(now)
+        rested = self.asked_at is None or now - self.asked_at >= timedelta(seconds=self.rhythm.least)
+        goes = along and show_in <= 0 and rested
+        due = turn(jobs, self.asked, now, self.rhythm, hearing, jitter=jitter, along=goes)
         collect = self._collects(now) and any(job.ended_at is None for job in jobs)
         if due.jobs or collect:
+            # A command that goes in any case brings what was written, too, unless that was looked at just now.
+            files = outputs().next(self.resource) if along and show_in <= self.show_s / 2 else []
             try:
-                await self._ask(await connect(self.resource), due.jobs, now)
+                await self._ask(await connect(self.resource), due.jobs, now, files)
             except (SSHError, AnswerUnreadable) as error:
                 await self._give_up(due.jobs, silence(due.jobs, now, self._since(jobs), str(error), self.patience))
                 raise
         next_s = due.after_s
         if self.relays and self.collected_at is not None:
             next_s = min(next_s, self.rhythm.base - (now - self.collected_at).total_seconds())
-        return max(0.0, next_s - (datetime.now(UTC) - now).total_seconds())
+        return next_s
+
+    async def _jobs(self, now: datetime) -> list[Job]:
+        """Those to ask about at some time. Records are read once per version: thousands wait for hours unchanged."""
+        versions = await self.store.versions_to_poll(self.resource, now - timedelta(seconds=UNBACKED_S))
+        known = {name: job for name, job in self.known.items() if versions.get(name) == job.version}
+        changed = await self.store.jobs_named([name for name in versions if name not in known])
+        known.update((job.name, job) for job in changed)
+        self.known = known
+        return [known[name] for name in versions if name in known]
+
+    def _shows(self) -> bool:
+        """Whether somebody here wants to see what jobs write."""
+        return self.show_s > 0 and outputs().any(self.resource)
+
+    def _show_in(self, now: datetime) -> float:
+        """Seconds until what jobs write is looked at again."""
+        if self.shown_at is None:
+            return 0.0
+        pause = min(self.show_s * 2.0 ** min(self.show_failures, 10), max(SLOWEST_SHOW_S, self.show_s))
+        return 0.85 * pause - (now - self.shown_at).total_seconds()
+
+    async def _show(self, connect: Connect, now: datetime) -> None:
+        """Look at what jobs write when it is time for that alone; what goes wrong concerns nothing else."""
+        if not self._shows() or self._show_in(now) > 0:
+            return
+        files = outputs().next(self.resource)
+        self.shown_at, self.show_failures = now, self.show_failures + 1
+        try:
+            way = await connect(self.resource)
+            self._shown(files, await look(way.host, way.scheduler, [], tail=_tail(files)))
+        except AiravataError as error:
+            log.info("%s: what its jobs write cannot be read: %s", self.resource, error)
+
+    def _shown(self, files: Sequence[Followed], answer: Look) -> None:
+        self.show_failures = 0
+        outputs().take_in(self.resource, files, answer.tails)
 
     def _collects(self, now: datetime) -> bool:
         """Whether it is time to look for what the relay has."""
@@ -108,15 +169,20 @@ class Poller:
             for job in jobs
         }
 
-    async def _ask(self, way: Way, jobs: Sequence[Job], now: datetime) -> None:
+    async def _ask(self, way: Way, jobs: Sequence[Job], now: datetime, files: Sequence[Followed]) -> None:
         self.relays = way.relay is not None
         collect = collect_command(way.relay, self.done) if way.relay is not None else ""
-        answer = await look(way.host, way.scheduler, jobs, collect)
+        if files:
+            self.shown_at, self.show_failures = now, self.show_failures + 1
+        answer = await look(way.host, way.scheduler, jobs, collect, _tail(files))
         self.done.clear()
+        if files:
+            self._shown(files, answer)
         if collect:
             self.collected_at = now
             await self._take_in(answer.left)
         await self.tell(jobs, answer)
+        self.asked_at = now if jobs else self.asked_at
         self.asked.update((job.name, now) for job in jobs)
         if answer.unreadable:
             log.warning("%s: its history cannot be read: %s", self.resource, answer.unreadable)
@@ -165,3 +231,7 @@ class Poller:
         if effect is Effect.IMPOSSIBLE:
             log.warning("%s: %s in the relay has another id than its job", self.resource, ascii(left.file))
         self.done.append(left.file)
+
+
+def _tail(files: Sequence[Followed]) -> str:
+    return tail_command([(file.path, file.known) for file in files]) if files else ""

@@ -9,14 +9,16 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, case, exists, func, or_, select
+from sqlalchemy import Select, and_, case, exists, func, or_, select, tuple_
 
 from airavata_provider.jobs import tables
+from airavata_provider.jobs.gather import Gatherer
 from airavata_provider.jobs.records import Records
 from airavata_provider.jobs.rows import StoredEvent, job_from, stored_event
 from airavata_provider.jobs.state import RECORDS
 from airavata_provider.models.identity import TaskIdentity
-from airavata_provider.models.job import TERMINAL, Job, JobState
+from airavata_provider.models.job import TERMINAL, EventSource, Job, JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.rhythm import Hearing
 
 # Names in one statement: far below every database's limit of bound values.
@@ -25,6 +27,15 @@ _CHUNK = 400
 
 class Queries(Records):
     """See the module; :class:`~airavata_provider.jobs.store.JobStore` is the whole."""
+
+    def __init__(self, url: str, pool_size: int) -> None:
+        super().__init__(url, pool_size)
+        self._attempts = Gatherer[TaskIdentity, list[Job]](self._attempts_of, list)
+
+    async def close(self) -> None:
+        """Finish writes and reads, close connections."""
+        await self._attempts.close()
+        await super().close()
 
     async def job(self, name: str) -> Job | None:
         """The job of that name, None when there is none."""
@@ -50,15 +61,33 @@ class Queries(Records):
 
     async def attempts(self, task: TaskIdentity) -> list[Job]:
         """The jobs, or the arrays, of that submission task, by attempt and offset."""
+        return await self._attempts.get(task)
+
+    async def _attempts_of(self, tasks: list[TaskIdentity]) -> dict[TaskIdentity, list[Job]]:
         column = tables.job.c
+        key = tuple_(column.dag_id, column.experiment_id, column.task_id, column.map_index, column.born)
+        wanted = [(task.dag_id, task.experiment_id, task.task_id, task.map_index, task.born) for task in tasks]
         query = (
+            select(tables.job).where(key.in_(wanted), column.array.is_(None)).order_by(column.attempt, column.offset)
+        )
+        found: dict[TaskIdentity, list[Job]] = {}
+        for job in await self._jobs(query):
+            task = TaskIdentity(job.dag_id, job.experiment_id, job.task_id, job.map_index, job.born)
+            found.setdefault(task, []).append(job)
+        return found
+
+    async def unended_before(self, task: TaskIdentity, attempt: int) -> list[Job]:
+        """Jobs of that submission task's attempts before that one, plain ones and elements, that have not ended for
+        certain: those that were refused or given up as UNKNOWN are among them."""
+        column = tables.job.c
+        return await self._jobs(
             select(tables.job)
             .where(column.dag_id == task.dag_id, column.experiment_id == task.experiment_id)
             .where(column.born == task.born, column.task_id == task.task_id, column.map_index == task.map_index)
-            .where(column.array.is_(None))
-            .order_by(column.attempt, column.offset)
+            .where(column.attempt > 0, column.attempt < attempt, column.size.is_(None))
+            .where(or_(column.state.is_(None), column.state.not_in(sorted(TERMINAL))))
+            .order_by(column.attempt, column.offset, column.element)
         )
-        return await self._jobs(query)
 
     async def jobs_of(self, dag_id: str, experiment_id: str, born: str) -> list[Job]:
         """All jobs of an experiment, by task, map index and attempt; arrays without their elements."""
@@ -98,19 +127,6 @@ class Queries(Records):
         )
         return list({job.place: job for job in await self._jobs(query)}.values())
 
-    async def open_jobs(self, resource: str | None = None) -> list[Job]:
-        """Jobs with a scheduler's id of which news is awaited, oldest first; of all resources or one.
-
-        Elements of arrays are among them; arrays' own rows, which nobody can ask about, are not.
-        """
-        column = tables.job.c
-        query = select(tables.job).where(
-            column.ended_at.is_(None), column.native_id.is_not(None), column.size.is_(None)
-        )
-        if resource is not None:
-            query = query.where(column.resource == resource)
-        return await self._jobs(query.order_by(column.created_at, column.name))
-
     async def open_resources(self) -> dict[str, bool]:
         """Resources with open jobs; True where one of them has an end that only the scheduler can settle."""
         column = tables.job.c
@@ -123,16 +139,33 @@ class Queries(Records):
         rows = await self._read("looking for open jobs", query)
         return {row["resource"]: bool(row["unsettled"]) for row in rows}
 
-    async def unbacked_jobs(self, resource: str, since: datetime) -> list[Job]:
-        """Jobs of a resource that ended since then by hearsay alone: not yet by the scheduler's own record."""
+    async def versions_to_poll(self, resource: str, since: datetime) -> dict[str, int]:
+        """Names and versions of a resource's jobs that its scheduler has something to tell about, oldest first.
+
+        News of them is awaited; or they ended since then by hearsay alone:
+        their ends are not :func:`~.state.is_backed` yet.
+        Elements of arrays are among them; arrays' own rows, which nobody can ask about, are not.
+        """
         column = tables.job.c
-        return await self._jobs(
-            select(tables.job)
-            .where(column.ended_at >= since, column.resource == resource, column.native_id.is_not(None))
-            .where(column.state.in_(sorted(TERMINAL)), column.state_source.not_in(sorted(RECORDS)))
-            .where(column.size.is_(None))
-            .order_by(column.ended_at, column.name)
+        by_signal = or_(
+            and_(column.state == JobState.FAILED, column.outcome == Outcome.SIGNALED),
+            and_(column.state == JobState.CANCELED, column.signal.is_not(None)),
         )
+        hearsay = and_(
+            column.ended_at >= since,
+            column.state.in_(sorted(TERMINAL)),
+            or_(
+                column.state_source.not_in(sorted(RECORDS)),
+                and_(by_signal, column.state_source == EventSource.MAIL),
+            ),
+        )
+        query = (
+            select(column.name, column.version)
+            .where(or_(column.ended_at.is_(None), hearsay))
+            .where(column.resource == resource, column.native_id.is_not(None), column.size.is_(None))
+            .order_by(column.created_at, column.name)
+        )
+        return {row["name"]: row["version"] for row in await self._read("looking for jobs to ask about", query)}
 
     async def hearing(self, resource: str, sources: Collection[str], last: int = 20) -> Hearing:
         """Whether jobs' own scripts are heard from a resource, by its open jobs and the last that ended."""
@@ -156,6 +189,17 @@ class Queries(Records):
             "looking for changed jobs", select(column.name, column.version).where(column.changed_at >= at)
         )
         return {row["name"]: row["version"] for row in rows}
+
+    async def versions_of(self, names: Collection[str]) -> dict[str, int]:
+        """Versions of those jobs' records; of a job that is not there, none."""
+        column = tables.job.c
+        return {
+            row["name"]: row["version"]
+            for chunk in _chunks(names)
+            for row in await self._read(
+                "looking for changed jobs", select(column.name, column.version).where(column.name.in_(chunk))
+            )
+        }
 
     async def cancel_requests(self) -> list[Job]:
         """Jobs whose end was asked for and that the scheduler has not agreed to yet, oldest request first.

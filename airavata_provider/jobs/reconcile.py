@@ -29,6 +29,7 @@ from airavata_provider.errors import AiravataError
 from airavata_provider.jobs.poller import Connect, Poller
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import Job, SubmissionState
+from airavata_provider.monitors.output import outputs
 from airavata_provider.monitors.poll import COMMAND_TIMEOUT_S, Patience, Runs, look, refs
 from airavata_provider.monitors.rhythm import Rhythm
 from airavata_provider.schedulers.base import Scheduler
@@ -55,6 +56,7 @@ class Pace:
         and its scheduler may need to show the job
     :param uncertain: the same when its submission could not tell
     :param idle: without work, before the reconciler ends
+    :param show: between two looks at what jobs write for which somebody waits in this process; 0: nobody looks
     """
 
     rhythm: Rhythm = field(default_factory=Rhythm)
@@ -66,6 +68,7 @@ class Pace:
     unsubmitted: float = 240.0
     uncertain: float = 600.0
     idle: float = 60.0
+    show: float = 15.0
 
     @property
     def linger(self) -> float:
@@ -157,7 +160,7 @@ class Reconciler:
         busy = unsettled.keys() | cancels.keys()
         for resource in busy:
             if resource not in self._resources:
-                poller = Poller(self._store, resource, self._pace.rhythm, self._patience)
+                poller = Poller(self._store, resource, self._pace.rhythm, self._patience, show_s=self._pace.show)
                 self._resources[resource] = _Resource(poller)
             self._resources[resource].busy_at = clock()
         await self._forget(
@@ -169,14 +172,15 @@ class Reconciler:
         )
         await self._take_leases()
         for resource, state in self._resources.items():
-            if not state.held:
+            # What jobs write is for the logs of this process: it is looked at by whomever their states are asked for.
+            if not state.held and not (self._pace.show and outputs().any(resource)):
                 continue
             if unsettled.get(resource) and not state.poll_failures:
                 state.poll_at = min(state.poll_at, clock() + self._pace.rhythm.settle)
             if clock() >= state.poll_at and (state.polling is None or state.polling.done()):
                 state.polling = asyncio.create_task(self._guard(resource, state, self._poll, "poll"))
             cancelling = state.cancelling is not None and not state.cancelling.done()
-            if resource in cancels and clock() >= state.cancel_at and not cancelling:
+            if state.held and resource in cancels and clock() >= state.cancel_at and not cancelling:
                 work = self._canceller(cancels[resource])
                 state.cancelling = asyncio.create_task(self._guard(resource, state, work, "cancel"))
         return bool(self._resources)
@@ -241,7 +245,7 @@ class Reconciler:
         setattr(state, f"{kind}_at", asyncio.get_running_loop().time() + next_s)
 
     async def _poll(self, resource: str, state: _Resource) -> float:
-        return await state.poller.poll(self._connect)
+        return await state.poller.poll(self._connect, leads=state.held)
 
     def _canceller(self, jobs: list[Job]) -> Callable[[str, _Resource], Awaitable[float]]:
         async def work(resource: str, state: _Resource) -> float:
@@ -302,18 +306,18 @@ _RUNNING: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = Wea
 
 
 def ensure_reconciler(
-    store: JobStore, connect: Connect, *, rhythm: Rhythm | None = None, patience: Patience | None = None
+    store: JobStore, connect: Connect, *, pace: Pace | None = None, patience: Patience | None = None
 ) -> None:
     """See to it that a reconciler runs in this event loop; it ends by itself when there is nothing to do.
 
-    :param rhythm: how often schedulers are asked
+    :param pace: how often things are done
     :param patience: how long jobs may be nowhere to be seen
     """
     loop = asyncio.get_running_loop()
     running = _RUNNING.get(loop)
     if running is not None and not running.done():
         return
-    reconciler = Reconciler(store, connect, pace=Pace(rhythm=rhythm or Rhythm()), patience=patience)
+    reconciler = Reconciler(store, connect, pace=pace, patience=patience)
     # A context of its own: it serves all, and what it says is not for the log of the task that happened to start it.
     _RUNNING[loop] = loop.create_task(_survive(reconciler), name="airavata reconciler", context=Context())
 

@@ -13,12 +13,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import RowMapping, Select, select
+from sqlalchemy import RowMapping, Select, select, tuple_
 
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.engine import make_async_engine, translated
+from airavata_provider.jobs.gather import Gatherer
 from airavata_provider.jobs.rows import availability_from, placement_from
-from airavata_provider.jobs.unit import Lease, Unit, Work, place_of
+from airavata_provider.jobs.unit import Lease, Place, Unit, Work, place_of
 from airavata_provider.jobs.writer import GroupWriter
 from airavata_provider.models.availability import Availability
 from airavata_provider.models.job import TaskRecord, TaskState
@@ -33,11 +34,17 @@ class Records:
     def __init__(self, url: str, pool_size: int) -> None:
         self._engine = make_async_engine(url, pool_size)
         self._writer = GroupWriter(self._engine)
+        # Reads stand in line here, where nothing runs out; one connection is left to whoever writes.
+        self._room = asyncio.Semaphore(max(1, pool_size - 1))
         self._reads: set[asyncio.Future[Any]] = set()
+        self._checkpoints = Gatherer[Place, Mapping[tuple[str, int], TaskRecord]](self._task_records, dict)
+        self._placed = Gatherer[Place, Placement | None](self._placements, lambda: None)
 
     async def close(self) -> None:
         """Finish writes and reads, close connections."""
         await self._writer.close()
+        await self._checkpoints.close()
+        await self._placed.close()
         if self._reads:
             await asyncio.wait(self._reads)
         await self._engine.dispose()
@@ -52,30 +59,33 @@ class Records:
 
     async def record_task(self, record: TaskRecord) -> None:
         """Keep a task's checkpoint in place of an earlier one; that of a later try is never overwritten."""
-        await self._writer.write(Work("saving a task's checkpoint", lambda unit: unit.put_task(record)))
+        await self.record_tasks([record])
+
+    async def record_tasks(self, records: Iterable[TaskRecord]) -> None:
+        """:meth:`record_task` for several at once: all are kept, or none."""
+
+        def do(unit: Unit) -> None:
+            for record in records:
+                unit.put_task(record)
+
+        await self._writer.write(Work("saving tasks' checkpoints", do))
 
     async def task_records(self, dag_id: str, experiment_id: str, born: str) -> Mapping[tuple[str, int], TaskRecord]:
         """An experiment's checkpoints by task id and map index.
 
         :param born: when its run was made: another run of the same id has checkpoints of its own
         """
-        column = tables.task.c
-        query = select(tables.task).where(
-            column.dag_id == dag_id, column.experiment_id == experiment_id, column.born == born
-        )
-        records = [
-            TaskRecord(**{**row, "state": TaskState(row["state"])})
-            for row in await self._read("reading checkpoints", query)
-        ]
-        return {(record.task_id, record.map_index): record for record in records}
+        return await self._checkpoints.get((dag_id, experiment_id, born))
 
-    async def forget_tasks(
-        self, dag_id: str, experiment_id: str, born: str, tasks: Iterable[tuple[str, int]] | None = None
-    ) -> None:
-        """Forget the checkpoints of those tasks (id and map index), or of the whole experiment."""
-        which = None if tasks is None else tuple(tasks)
-        run = dag_id, experiment_id, born
-        await self._writer.write(Work("forgetting checkpoints", lambda unit: unit.forget_tasks(run, which)))
+    async def _task_records(self, runs: list[Place]) -> Mapping[Place, Mapping[tuple[str, int], TaskRecord]]:
+        column = tables.task.c
+        of_runs = tuple_(column.dag_id, column.experiment_id, column.born).in_(runs)
+        found: dict[Place, dict[tuple[str, int], TaskRecord]] = {}
+        for row in await self._read("reading checkpoints", select(tables.task).where(of_runs)):
+            record = TaskRecord(**{**row, "state": TaskState(row["state"])})
+            run = (record.dag_id, record.experiment_id, record.born)
+            found.setdefault(run, {})[record.task_id, record.map_index] = record
+        return found
 
     # --- placements
 
@@ -90,11 +100,13 @@ class Records:
 
     async def placement(self, dag_id: str, experiment_id: str, born: str) -> Placement | None:
         """Where that experiment was placed; None when nobody decided yet."""
+        return await self._placed.get((dag_id, experiment_id, born))
+
+    async def _placements(self, runs: list[Place]) -> Mapping[Place, Placement | None]:
         column = tables.placement.c
-        query = select(tables.placement).where(
-            column.dag_id == dag_id, column.experiment_id == experiment_id, column.born == born
-        )
-        return next(map(placement_from, await self._read("reading a placement", query)), None)
+        of_runs = tuple_(column.dag_id, column.experiment_id, column.born).in_(runs)
+        rows = await self._read("reading a placement", select(tables.placement).where(of_runs))
+        return {place_of(each): each for each in map(placement_from, rows)}
 
     # --- availability
 
@@ -139,7 +151,7 @@ class Records:
 
         async def read() -> Sequence[RowMapping]:
             with translated(doing):
-                async with self._engine.connect() as connection:
+                async with self._room, self._engine.connect() as connection:
                     rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
             return rows
 

@@ -125,13 +125,17 @@ async def run_round(connection: AsyncConnection, call: Call) -> Round:
 
 
 def waits(job: Job) -> bool:
-    """Whether a job waits for its admission: certainly nothing of it is with a scheduler."""
+    """Whether a job waits for its admission."""
+    return unsent(job) and bool(job.waiter)
+
+
+def unsent(job: Job) -> bool:
+    """Whether a job was not let go: certainly nothing of it is with a scheduler."""
     return (
         job.admitted_at is None
         and job.native_id is None
         and job.ended_at is None
         and job.submission is SubmissionState.INTENDED
-        and bool(job.waiter)
     )
 
 

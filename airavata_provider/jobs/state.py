@@ -6,7 +6,8 @@ raises. What always holds:
 * News of an ended job's earlier life is kept and changes nothing (``LATE``).
 * Nothing turns an unsuccessful end into ``COMPLETE``; a later unsuccessful end replaces a ``COMPLETE``.
   Whoever waited was woken by the first end, so the record is what tells: its effect is ``CONTRADICTED``.
-* Of two unsuccessful ends the scheduler's own record (:data:`RECORDS`) counts more than the script's word.
+* Of two unsuccessful ends the scheduler's own record (:data:`RECORDS`) counts more than the script's word, and of two
+  of the same kind the one that explains more: "a signal ended it" explains least, as a cancel does it by one, too.
 * ``SUSPENDED``, ``UNKNOWN`` and ``NON_CRITICAL_FAIL`` go on; ``ACTIVE`` → ``QUEUED`` is a requeue.
 * A cancel changes no state: a job that completes while its end is asked for has completed. What its process ends as
   is :func:`ends_as`'s to say.
@@ -29,6 +30,7 @@ from itertools import product
 from types import MappingProxyType
 
 from airavata_provider.models.job import TERMINAL, Effect, EventSource, Job, JobEvent, JobState
+from airavata_provider.models.outcome import Outcome
 
 RECORDS: frozenset[str] = frozenset({EventSource.POLL, EventSource.MAIL, EventSource.CANCEL})
 """Sources that repeat what the scheduler itself holds. All others (a job's script, a plug-in) are hearsay."""
@@ -51,7 +53,8 @@ TRANSITIONS: Mapping[JobState | None, frozenset[JobState]] = MappingProxyType(_N
 corrections.
 """
 
-_SEVERITY = {_S.COMPLETE: 0, _S.CANCELED: 1, _S.FAILED: 2}
+_BY_SIGNAL, _CANCELED = 1, 2
+_SEVERITY: Mapping[JobState | None, int] = {_S.COMPLETE: 0, _S.CANCELED: _CANCELED, _S.FAILED: 3}
 
 
 class Why(StrEnum):
@@ -64,7 +67,7 @@ class Why(StrEnum):
     ENDED = "the job ended"
     GIVEN_UP = "nobody will look for the job any more"
     KNOWN = "this was known"
-    BACKED = "the end was known from hearsay; now the scheduler's own record tells it"
+    BACKED = "the end was known from a source that cannot tell all of it; now the scheduler's own record does"
     COMPLETED = "the end was known; this adds what was missing of it"
     OLDER = "it is older than what is known"
     LONG_SUBMITTED = "the job is past its submission"
@@ -72,6 +75,7 @@ class Why(StrEnum):
     NO_SUCCESS = "an end without success stands over a success"
     RECORD = "the scheduler's own record stands over hearsay"
     GRAVER = "of two ends from sources of one kind the graver stands"
+    EXPLAINED = "a cancel ends a job by a signal: of the two ends the cancel explains more"
     OTHER_ID = "it is about another id of the scheduler: ids are used again after a controller's reset"
 
 
@@ -133,6 +137,28 @@ def _cancel_was_waiting(job: Job) -> bool:
     return job.cancel_requested_at is not None and job.canceled_at != job.cancel_requested_at
 
 
+def is_backed(job: Job) -> bool:
+    """Whether the scheduler's own record told the job's end, and told why.
+
+    Mail about a job that a signal ended is not all that the scheduler knows: Grid Engine's is the same for a crash, a
+    limit and a cancel, PBS's for a cancel and a limit.
+    """
+    return _standing(job) == 2
+
+
+def _standing(end: Job | JobEvent) -> int:
+    """What an end's source is worth: 0 for hearsay, 1 for mail that tells of a signal alone, 2 for a record."""
+    source = end.source if isinstance(end, JobEvent) else end.state_source
+    if source not in RECORDS:
+        return 0
+    by_signal = _by_signal(end) or (end.state is _S.CANCELED and end.signal is not None)
+    return 1 if source == EventSource.MAIL and by_signal else 2
+
+
+def _by_signal(end: Job | JobEvent) -> bool:
+    return end.state is _S.FAILED and end.outcome is Outcome.SIGNALED
+
+
 def _step(job: Job, event: JobEvent) -> Decision:
     """News that is not an end, of a job that has not ended."""
     state = event.state
@@ -184,22 +210,26 @@ def _end(job: Job, event: JobEvent) -> Decision:
     if job.state is None or not job.state.terminal:
         ended = replace(_with_end(job, event), ended_at=event.at, canceled_at=agreed)
         return Decision(Effect.APPLIED, ended, Why.ENDED)
+    told, held = _weight(event, event.source), _weight(job, job.state_source)
     if event.state is job.state:
-        stronger = event.source in RECORDS and job.state_source not in RECORDS
+        stronger = _standing(event) > _standing(job)
+        more, less = (event.outcome, job.outcome) if told > held else (job.outcome, event.outcome)
         confirmed = replace(
             job,
             state_source=event.source if stronger else job.state_source,
             exit_code=event.exit_code if job.exit_code is None else job.exit_code,
             signal=event.signal if job.signal is None else job.signal,
             reason=event.reason or job.reason if stronger else job.reason or event.reason,
-            outcome=event.outcome or job.outcome if stronger else job.outcome or event.outcome,
+            # Whatever order they come in, the end weighs as much as the weightiest of them.
+            outcome=more or (None if less is Outcome.SIGNALED else less),
             canceled_at=agreed,
         )
         if confirmed == job:
             return Decision(Effect.CONFIRMED, job, Why.KNOWN)
         return Decision(Effect.CONFIRMED, confirmed, Why.BACKED if stronger else Why.COMPLETED)
-    told, held = _weight(event.state, event.source), _weight(job.state, job.state_source)
     why = next(why for why, a, b in zip(_BY_WEIGHT, told, held, strict=True) if a != b)
+    if why is Why.GRAVER and {told[2], held[2]} == {_BY_SIGNAL, _CANCELED}:
+        why = Why.EXPLAINED
     after = replace(_with_end(job, event) if told > held else job, canceled_at=agreed)
     return Decision(Effect.CONTRADICTED, job if after == job else after, why)
 
@@ -220,9 +250,10 @@ def _with_end(job: Job, event: JobEvent) -> Job:
 _BY_WEIGHT = (Why.NO_SUCCESS, Why.RECORD, Why.GRAVER)
 
 
-def _weight(state: JobState, source: str) -> tuple[bool, bool, int]:
+def _weight(end: Job | JobEvent, source: str) -> tuple[bool, bool, int]:
     """How much an end counts: success least, then hearsay, then by severity; a total order over ends."""
-    return (state is not _S.COMPLETE, source in RECORDS, _SEVERITY[state])
+    severity = _BY_SIGNAL if _by_signal(end) else _SEVERITY[end.state]
+    return (end.state is not _S.COMPLETE, source in RECORDS, severity)
 
 
 # --- for the docs

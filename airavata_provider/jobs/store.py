@@ -15,14 +15,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
-from airavata_provider.errors import DeadlineExceeded, JobUnknown
+from airavata_provider.errors import DeadlineExceeded, JobUnknown, StoreError
 from airavata_provider.jobs.admissions import Admissions
 from airavata_provider.jobs.arrays import elements_of
 from airavata_provider.jobs.handovers import Handovers
 from airavata_provider.jobs.mail_folders import MailFolders
 from airavata_provider.jobs.queries import Queries
-from airavata_provider.jobs.rounds import waits
-from airavata_provider.jobs.unit import Unit, Work
+from airavata_provider.jobs.rounds import unsent
+from airavata_provider.jobs.unit import Unit, Work, place_of
 from airavata_provider.jobs.watch import Watcher, listen
 from airavata_provider.models.job import (
     Effect,
@@ -33,6 +33,7 @@ from airavata_provider.models.job import (
     SubmissionState,
 )
 from airavata_provider.models.outcome import Outcome
+from airavata_provider.models.placement import Placement
 
 _LOG = logging.getLogger(__name__)
 _SETTLED = frozenset({SubmissionState.SUBMITTED, SubmissionState.REFUSED})
@@ -42,12 +43,13 @@ class JobStore(Queries, Admissions):
     """The store of one event loop. Opens nothing before the first call.
 
     :param url: ``sqlite:///…`` or ``postgresql://…``
-    :param watch_interval: seconds between two looks for changed jobs while someone waits
+    :param watch_interval: seconds between two looks for changed jobs while someone waits and the database does not
+        tell of them
     :param pool_size: connections to the database at most, one more for its notifications
     :raises ConfigurationError: another kind of URL
     """
 
-    def __init__(self, url: str, *, watch_interval: float = 0.5, pool_size: int = 5) -> None:
+    def __init__(self, url: str, *, watch_interval: float = 0.25, pool_size: int = 5) -> None:
         super().__init__(url, pool_size)
         postgres = self._engine.dialect.name == "postgresql"
         self.mail_folders = MailFolders(self._engine)
@@ -55,6 +57,7 @@ class JobStore(Queries, Admissions):
         self._watcher = Watcher(
             self.jobs_named,
             self.versions_since,
+            self.versions_of,
             interval_s=watch_interval,
             listen=(lambda: listen(self._engine.url)) if postgres else None,
         )
@@ -74,11 +77,13 @@ class JobStore(Queries, Admissions):
 
     # --- jobs and their submission
 
-    async def intend(self, job: Job, *, after: str | None = None) -> Job:
+    async def intend(self, job: Job, *, after: str | None = None, placement: Placement | None = None) -> Job:
         """Save the intent to submit that job, unless a job of its name is there; return what is stored.
 
         :param after: the job that it is another attempt at: when somebody asked for that one's end, nothing is saved
             and that one is returned
+        :param placement: where its experiment runs from here on; the one is saved with the other, or neither
+        :raises StoreError: somebody else placed the experiment meanwhile
         """
 
         def do(unit: Unit) -> Job:
@@ -87,11 +92,14 @@ class JobStore(Queries, Admissions):
                 return found
             if after is not None and (before := unit.job(after)).cancel_requested_at is not None:
                 return before
+            if placement is not None and unit.place(placement) is not placement:
+                raise StoreError("the experiment was moved meanwhile", where=job.name)
             unit.write_journal(job, job.reason)
             return unit.add(job)
 
         names = (job.name,) if after is None else (job.name, after)
-        return await self._writer.write(Work("saving an intent", do, jobs=names))
+        places = () if placement is None else (place_of(placement),)
+        return await self._writer.write(Work("saving an intent", do, jobs=names, placements=places))
 
     async def intend_array(self, job: Job, indices: Collection[int]) -> Job:
         """Save the intent to submit an array of elements with those indices; return the array as it is stored.
@@ -253,7 +261,7 @@ class JobStore(Queries, Admissions):
 
         def do(unit: Unit) -> Job:
             # No scheduler has heard of it: this is its end.
-            waiting = waits(unit.job(name))
+            waiting = unsent(unit.job(name))
             for job in [unit.job(name), *unit.elements(name)]:
                 over = job.submission is SubmissionState.REFUSED or (job.state is not None and job.state.terminal)
                 # An element that ended has nothing to do with the array's end.

@@ -185,6 +185,8 @@ task = Table(
     Column("ended_at", UtcDateTime),
     Column("result", JSON, nullable=False),
     Column("error", Text, nullable=False),
+    Column("run_started", String(64), nullable=False),
+    Column("stands_through", Integer),
 )
 
 lease = Table(

@@ -82,14 +82,6 @@ class Lease:
     expires_at: datetime
 
 
-@dataclass(frozen=True)
-class _Forget:
-    dag_id: str
-    experiment_id: str
-    born: str
-    tasks: tuple[tuple[str, int], ...] | None
-
-
 class Unit:
     """The store within one transaction: what was asked for is at hand, what changes is gathered."""
 
@@ -113,7 +105,7 @@ class Unit:
         self._moves: dict[str, Counter[str]] = {}
         self.new_events: list[dict[str, Any]] = []
         self.journal: list[dict[str, Any]] = []
-        self.task_work: list[dict[str, Any] | _Forget] = []
+        self.task_work: list[dict[str, Any]] = []
         self.changed_leases: set[str] = set()
         self.new_placements: set[Place] = set()
         self.changed_placements: set[Place] = set()
@@ -207,10 +199,6 @@ class Unit:
         """Keep a task's checkpoint."""
         self.task_work.append(task_values(record))
 
-    def forget_tasks(self, run: Place, tasks: tuple[tuple[str, int], ...] | None) -> None:
-        """Forget an experiment's checkpoints, all or those."""
-        self.task_work.append(_Forget(*run, tasks))
-
     def lease(self, name: str) -> Lease | None:
         """Who holds the lease of that name."""
         return self._leases.get(name)
@@ -292,7 +280,8 @@ class Unit:
             await connection.execute(insert(tables.job_event), events)
         if self.journal:
             await connection.execute(insert(tables.submission), self.journal)
-        await self._flush_tasks(connection)
+        if self.task_work:
+            await connection.execute(_PUT_TASK[connection.dialect.name], self.task_work)
         if self.changed_leases:
             rows = [
                 {
@@ -325,18 +314,6 @@ class Unit:
                 .values(placement_values(self._placements[key]))
             )
 
-    async def _flush_tasks(self, connection: AsyncConnection) -> None:
-        rows: list[dict[str, Any]] = []
-        for each in [*self.task_work, None]:
-            if isinstance(each, dict):
-                rows.append(each)
-                continue
-            if rows:
-                await connection.execute(_PUT_TASK[connection.dialect.name], rows)
-                rows = []
-            if each is not None:
-                await connection.execute(_forget(each))
-
 
 def _slices(rows: Sequence[T]) -> Iterable[Sequence[T]]:
     """Rows for one statement each: between two, whoever shares the event loop has a turn."""
@@ -351,16 +328,6 @@ def place_of(placement: Placement) -> Place:
 def _locking(query: Select[Any]) -> Select[Any]:
     # SQLite's dialect leaves the clause out: its transaction began with the write lock.
     return query.with_for_update()
-
-
-def _forget(each: _Forget) -> Any:
-    column = tables.task.c
-    statement = delete(tables.task).where(
-        column.dag_id == each.dag_id, column.experiment_id == each.experiment_id, column.born == each.born
-    )
-    if each.tasks is not None:
-        statement = statement.where(tuple_(column.task_id, column.map_index).in_(each.tasks))
-    return statement
 
 
 _UPDATE_JOB = (

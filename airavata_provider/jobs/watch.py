@@ -1,11 +1,12 @@
 """Waiting for jobs: one watcher per process and store, however many wait; no query per waiter.
 
-While anyone waits, one query per interval asks which jobs changed of late. It looks back over
-:data:`OVERLAP_S`, because a change that was stamped earlier may be committed later, and reads only those that
-are waited for and whose version it has not seen.
-Each newcomer's job is looked at once, and everybody's every :data:`FULL_LOOK_S`, whatever the clocks say. On
-PostgreSQL a notification sent in the transaction of the change wakes the watcher at once; the query stays as
-the safety net. When nobody waits, nothing runs and nothing is connected.
+On PostgreSQL a notification sent in the transaction of the change wakes the watcher at once. Elsewhere, and
+while nothing can be heard, one query per interval asks which jobs changed of late; it stays as the safety net,
+every :data:`HEARD_S`, where they are heard. It looks back over :data:`OVERLAP_S`, because a change that was
+stamped earlier may be committed later. Only jobs are read that are waited for and whose version was not seen.
+Each newcomer's job is looked at once, and everybody's version every :data:`FULL_LOOK_S`, whatever the clocks
+say. So while nothing happens, thousands of waiters cost what one costs. When nobody waits, nothing
+runs and nothing is connected.
 
 A database that does not answer delays the waiters and fails none of them. Imports no Airflow; speaks SQL
 nowhere.
@@ -28,13 +29,14 @@ from airavata_provider.models.job import Job
 
 _LOG = logging.getLogger(__name__)
 OVERLAP_S = 5.0
+HEARD_S = 5.0
 FULL_LOOK_S = 60.0
 _BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 Listen = Callable[[], AsyncIterator[list[str]]]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Waiter:
     until: Callable[[Job], bool]
     result: asyncio.Future[Job]
@@ -45,7 +47,8 @@ class Watcher:
 
     :param named: reads jobs by their names
     :param changed_since: reads the names and versions of jobs that changed at that moment or later
-    :param interval_s: seconds between two looks
+    :param versions_of: reads the versions of the jobs of those names
+    :param interval_s: seconds between two looks while nothing is heard
     :param listen: yields names of changed jobs as they are told, first of all an empty list once it hears;
         raises when it can hear no more. None where the database tells nothing
     """
@@ -54,12 +57,15 @@ class Watcher:
         self,
         named: Callable[[Collection[str]], Awaitable[list[Job]]],
         changed_since: Callable[[datetime], Awaitable[Mapping[str, int]]],
+        versions_of: Callable[[Collection[str]], Awaitable[Mapping[str, int]]],
         *,
         interval_s: float,
         listen: Listen | None = None,
     ) -> None:
         self._named = named
         self._changed_since = changed_since
+        self._versions_of = versions_of
+        self._hears = False
         self._interval_s = interval_s
         self._listen = listen
         self._waiters: dict[str, set[_Waiter]] = {}
@@ -128,6 +134,7 @@ class Watcher:
             await self._look()
         finally:
             self._task = None
+            self._hears = False
             if listener is not None:
                 listener.cancel()
                 await asyncio.wait([listener])
@@ -145,9 +152,12 @@ class Watcher:
                 async with asyncio.timeout_at(next_look):
                     await self._kick.wait()
             self._kick.clear()
+            if not self._hears:
+                next_look = min(next_look, loop.time() + self._interval_s)
             try:
                 if loop.time() >= next_full:
-                    self._look_at.update(self._waiters)
+                    versions = await self._versions_of(list(self._waiters))
+                    self._look_at.update(name for name in self._waiters if versions.get(name) != self._seen.get(name))
                     next_full = loop.time() + FULL_LOOK_S
                 names, self._look_at = self._look_at & self._waiters.keys(), set()
                 await self._look_at_names(names)
@@ -157,10 +167,14 @@ class Watcher:
                     if any(version > self._noticed.get(name, 0) for name, version in changed.items()):
                         self._tell()
                     self._noticed = changed
-                    names = {name for name in self._waiters if changed.get(name, 0) > self._seen.get(name, 0)}
+                    names = {
+                        name
+                        for name, version in changed.items()
+                        if name in self._waiters and version > self._seen.get(name, 0)
+                    }
                     await self._look_at_names(names)
                     since = began
-                    next_look = loop.time() + self._interval_s
+                    next_look = loop.time() + (max(HEARD_S, self._interval_s) if self._hears else self._interval_s)
                 failures = 0
             except AiravataError as error:
                 pause = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
@@ -208,12 +222,15 @@ class Watcher:
             try:
                 async for names in self._listen():
                     failures = 0
+                    self._hears = True
                     # Nothing was heard before now: look at everybody once.
                     self.look_at(names or list(self._waiters))
                     if names:
                         self._tell()
             except Exception as error:  # whatever it is, the interval's query goes on without it
                 _LOG.warning("No news from the database's notifications: %s", type(error).__name__)
+            self._hears = False
+            self._kick.set()
             await asyncio.sleep(_BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)])
             failures += 1
 

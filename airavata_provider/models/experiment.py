@@ -78,6 +78,11 @@ def _clock_text(value: object) -> str:
     return clock(walltime_seconds(value))
 
 
+def _without_blanks(values: Any) -> Any:
+    """Forms send a list's empty lines, too."""
+    return [each for each in values if each != ""] if isinstance(values, list) else values
+
+
 class Experiment(JobOptions):
     """A request.
 
@@ -109,7 +114,7 @@ class Experiment(JobOptions):
     application: Name
     pattern: Name | None = None
     compute_resource: Name | None = None
-    only_on: tuple[Name, ...] = ()
+    only_on: Annotated[tuple[Name, ...], BeforeValidator(_without_blanks)] = ()
     queue: Text | None = None
     nodes: Count | None = None
     cpus: Count | None = None

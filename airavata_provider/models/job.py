@@ -235,6 +235,10 @@ class TaskRecord:
     :param ended_at: its end
     :param result: small JSON values for later tasks and for people
     :param error: the message of a failure
+    :param run_started: when Airflow started the run, as text: another moment once a person has cleared a run that was
+        over; empty where the host is not told
+    :param stands_through: the last of Airflow's tries by itself through which this end stands: that try, or the next
+        one where Airflow was told to try again for another reason. None: it stands for nothing, each try begins again
     """
 
     dag_id: str
@@ -248,3 +252,5 @@ class TaskRecord:
     result: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     error: str = ""
     born: str = ""
+    run_started: str = ""
+    stands_through: int | None = None

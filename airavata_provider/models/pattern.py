@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from airavata_provider.errors import Fault, FaultyInput, PatternError
 from airavata_provider.models.application import VARIABLES
+from airavata_provider.models.moving import all_before, goes_elsewhere, moving_faults
 from airavata_provider.models.segments import Segment, segments
 from airavata_provider.models.source import Document, Location, faults_of, read_yaml
 from airavata_provider.models.split import SUFFIX, split_faults
@@ -126,7 +127,7 @@ class Pattern:
     """An execution pattern.
 
     :param name: also the DAG's id; the file's name without its ending where the file names none
-    :param granularity: ``task``: each task is an Airflow task; ``segment``: each chain of tasks is one
+    :param granularity: ``task``: each task is an Airflow task; ``segment``: tasks that hang together are one
     :param tasks: each after those it waits for, else in the file's order
     :param file: where it is from, as people are told
     :param sha256: of the file's bytes
@@ -150,22 +151,11 @@ class Pattern:
 
     def upstream(self, task_id: str) -> tuple[str, ...]:
         """Ids of all tasks that end before that one starts, the nearest first."""
-        return _upstream({task.id: task.after for task in self.tasks}, task_id)
+        return all_before({task.id: task.after for task in self.tasks}, task_id)
 
     def nearest_upstream(self, task_id: str, kind: str) -> str | None:
         """Id of the nearest task of a type before that one."""
         return next((each for each in self.upstream(task_id) if self.task(each).type == kind), None)
-
-
-def _upstream(after: Mapping[str, Collection[str]], task_id: str) -> tuple[str, ...]:
-    """Breadth first, so the nearest come first; unknown names and cycles do no harm."""
-    found: dict[str, None] = {}
-    waiting = list(after.get(task_id, ()))
-    for each in waiting:
-        if each not in found and each in after:
-            found[each] = None
-            waiting.extend(after[each])
-    return tuple(found)
 
 
 def load_pattern(
@@ -200,7 +190,7 @@ def load_pattern(
     if name.endswith(SUFFIX):
         faults.append(document.fault(("name",), f"{name}: names that end in {SUFFIX} are those of second runs"))
     after = {task.id: task.after for task in model.tasks}
-    upstream = {task.id: _upstream(after, task.id) for task in model.tasks}
+    upstream = {task.id: all_before(after, task.id) for task in model.tasks}
     faults.extend(split_faults(model.split_at, model.tasks, document, upstream))
     if faults:
         raise PatternError(title, list(dict.fromkeys(faults)))
@@ -274,7 +264,7 @@ def _parameter_faults(
 ) -> Iterator[Fault]:
     after = {task.id: task.after for task in model.tasks}
     for index, task in enumerate(model.tasks):
-        upstream = _upstream(after, task.id)
+        upstream = all_before(after, task.id)
         location: Location = ("tasks", index, "parameters")
         yield from _template_faults(task.parameters, location, document, upstream)
         parameters = parameter_models.get(task.type)
@@ -320,13 +310,15 @@ def _answer_faults(
         if task.parameters.get("native_id"):
             yield document.fault(location, "nobody here submitted that job, so nobody submits it again")
             continue
-        submissions = [each for each in _upstream(after, task.id) if by_id[each].type == "submit"]
+        submissions = [each for each in all_before(after, task.id) if by_id[each].type == "submit"]
         of = task.parameters.get("job") or next(iter(submissions), None)
         if of not in submissions:
             named = "no task" if of is None else f"{shown(of)} is no task"
             yield document.fault(location, f"{named} before this one that submits a job")
         elif by_id[of].parameters.get("elements"):
             yield document.fault(location, f"{of!r} submits an array, of which no rule makes another attempt")
+        elif goes_elsewhere(task.parameters[field]):
+            yield from (document.fault(location, each) for each in moving_faults(model.tasks, task, by_id[of]))
 
 
 def _not_yet(task: _TaskModel) -> Any:

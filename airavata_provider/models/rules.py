@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,10 @@ from airavata_provider.models.values import Count, Model, clock, shown, suggesti
 
 MADE_BY = "made_by"
 """Where an attempt's request tells of the rule that made it: ``rule`` (its number, from 1), ``of`` (the attempt that
-it answers) and ``outcome``."""
+it answers), ``outcome``, and :data:`LEFT` where it went elsewhere."""
+
+LEFT = "left"
+"""In there: the compute resource that the attempt that it answers was on."""
 
 ANSWERABLE = (
     Outcome.FAILED,
@@ -70,7 +73,8 @@ class Rule(Model):
 
     :param outcome: ends of a job that it answers, one or a list
     :param exit_codes: with ``FAILED``: only these; none: any
-    :param answer: what to do: ``again``, on the same resource
+    :param answer: what to do: ``again``, on the same resource, or ``elsewhere``, on another one that the request
+        allows; where there is none, the next rule's turn comes
     :param memory: what to multiply the memory by
     :param walltime: what to multiply the walltime by
     :param at_most: how many attempts it makes
@@ -78,7 +82,7 @@ class Rule(Model):
 
     outcome: Annotated[tuple[Outcome, ...], BeforeValidator(_outcomes), Field(min_length=1)]
     exit_codes: tuple[ExitCode, ...] = ()
-    answer: Literal["again"] = "again"
+    answer: Literal["again", "elsewhere"] = "again"
     memory: Factor | None = None
     walltime: Factor | None = None
     at_most: Annotated[Count, Field(le=100)] = 1
@@ -109,11 +113,19 @@ class Next:
     :param sizes: what it asks for
     :param made_by: for its record, see :data:`MADE_BY`
     :param words: which rule, and what it changes; for people
+    :param elsewhere: it goes to another place, which has to be found yet (:func:`moved`); until then its sizes are
+        those of the attempt before
     """
 
     sizes: Sizes
     made_by: Mapping[str, Any]
     words: str
+    elsewhere: bool = False
+
+    @property
+    def rule(self) -> int:
+        """The number of the rule that makes it, from 1."""
+        return int(self.made_by["rule"])
 
 
 class NotAgain(Exception):
@@ -140,14 +152,23 @@ def made_by(job: Job) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def next_attempt(rules: Sequence[Rule], attempts: Sequence[Job], most: Sizes) -> Next:
+def left_by(job: Job) -> str | None:
+    """The compute resource that a rule left for this attempt; None: it is where the one before was."""
+    found = (made_by(job) or {}).get(LEFT)
+    return found if isinstance(found, str) else None
+
+
+def next_attempt(
+    rules: Sequence[Rule], attempts: Sequence[Job], most: Sizes, nowhere: Mapping[int, str] | None = None
+) -> Next:
     """What to do after the last of these attempts, which has ended and did not complete.
 
     The first rule counts that is about its end and has attempts left. Attempts are counted since the last one that
     no rule made: who clears a submission begins anew.
 
     :param attempts: of one submission task, the last one last
-    :param most: what may be asked for
+    :param most: what may be asked for where the last one was
+    :param nowhere: rules, by number, that would go elsewhere and cannot: why
     :raises NotAgain: no rule, none left, or more than may be asked for
     """
     last = attempts[-1]
@@ -166,14 +187,42 @@ def next_attempt(rules: Sequence[Rule], attempts: Sequence[Job], most: Sizes) ->
         if before >= rule.at_most:
             spent.append(f"rule {number} for {outcome} has made its {rule.at_most} attempt{'s'[: rule.at_most > 1]}")
             continue
+        if number in (nowhere or {}):
+            spent.append(f"rule {number} for {outcome} finds no other place: {(nowhere or {})[number]}")
+            continue
+        made = {"rule": number, "of": last.attempt, "outcome": outcome.value}
+        words = f"rule {number} for {outcome} (attempt {before + 1} of {rule.at_most} by it): {rule.answer}"
+        if rule.answer == "elsewhere":
+            return Next(sizes_of(last), made, words, elsewhere=True)
         sizes = grown(sizes_of(last), rule, most, number)
-        return Next(
-            sizes,
-            {"rule": number, "of": last.attempt, "outcome": outcome.value},
-            f"rule {number} for {outcome} (attempt {before + 1} of {rule.at_most} by it): again"
-            + _changes(sizes_of(last), sizes),
-        )
+        told = "".join(f"; {each}" for each in spent)
+        return Next(sizes, made, f"{words}{_changes(sizes_of(last), sizes)}{told}")
     raise NotAgain("; ".join(spent))
+
+
+def moved(following: Next, last: Job, resource: str, sizes: Sizes) -> Next:
+    """An attempt that goes elsewhere, once it is known where, and what it asks for there."""
+    return replace(
+        following,
+        sizes=sizes,
+        made_by={**following.made_by, LEFT: last.resource},
+        words=f"{following.words}, on {resource} instead of {last.resource}{_changes(sizes_of(last), sizes)}",
+    )
+
+
+def failed_places(rule: Rule, attempts: Sequence[Job]) -> dict[str, str]:
+    """Compute resources on which an attempt since the last one that no rule made ended as the rule is about, and how.
+
+    :param attempts: of one submission task, the last one last
+    """
+    found: dict[str, str] = {}
+    for job in reversed(attempts):
+        outcome = outcome_of(job)
+        if outcome is not None and rule.answers(outcome, job.exit_code):
+            found.setdefault(job.resource, f"attempt {job.attempt} ended there: {outcome}")
+        if made_by(job) is None:
+            break
+    return found
 
 
 def grown(sizes: Sizes, rule: Rule, most: Sizes, number: int = 1) -> Sizes:

@@ -14,14 +14,23 @@ from airavata_provider.errors import Fault
 from airavata_provider.models.template import is_template
 
 if TYPE_CHECKING:
-    from airavata_provider.models.pattern import Pattern
+    from airavata_provider.models.pattern import Pattern, TaskSpec
     from airavata_provider.models.source import Document
 
 SUFFIX = "__after"
 """What the second run's DAG has behind the pattern's name; no pattern's own name may end so."""
 
-_RULES = frozenset({"all_success", "all_done", "none_failed", "one_failed", "always"})
-"""Trigger rules that mean the same when tasks that succeeded are left out of what is waited for."""
+_RULES: Mapping[str, str] = {
+    "all_success": "all_success",
+    "all_done": "all_done",
+    "all_done_min_one_success": "none_skipped",
+    "none_failed": "none_failed",
+    "none_failed_min_one_success": "none_failed",
+    "none_skipped": "none_skipped",
+    "one_failed": "one_failed",
+    "always": "always",
+}
+"""Trigger rules that may look at both runs' tasks, and what means the same when tasks that succeeded are left out."""
 
 
 def second_dag(pattern: str) -> str:
@@ -81,15 +90,17 @@ def parts(pattern: Pattern) -> tuple[Pattern, Pattern | None]:
         return pattern, None
     second = {task.id for task in pattern.tasks if pattern.split_at in (task.id, *pattern.upstream(task.id))}
     before = tuple(task for task in pattern.tasks if task.id not in second)
-    after = tuple(
-        replace(task, after=tuple(each for each in task.after if each in second))
-        for task in pattern.tasks
-        if task.id in second
-    )
+    after = tuple(_without_first(task, second) for task in pattern.tasks if task.id in second)
     return (
         replace(pattern, tasks=before),
         replace(pattern, name=second_dag(pattern.name), tasks=after),
     )
+
+
+def _without_first(task: TaskSpec, second: Collection[str]) -> TaskSpec:
+    after = tuple(each for each in task.after if each in second)
+    rule = task.trigger_rule if after == task.after else _RULES[task.trigger_rule]
+    return replace(task, after=after, trigger_rule=rule)
 
 
 class _Task(Protocol):
@@ -138,6 +149,7 @@ def split_faults(
         return
     submission = submissions[0]
     second = {task.id for task in tasks if split_at in (task.id, *upstream[task.id])}
+    succeeded = _succeeded(submission, by_id)
     for index, task in enumerate(tasks):
         if task.id not in second:
             if task.id != submission and task.id not in upstream[submission]:
@@ -146,16 +158,28 @@ def split_faults(
                 )
                 yield document.fault(("tasks", index, "after"), message)
             continue
-        mine = ", ".join(repr(each) for each in task.after if each in by_id and each not in second)
-        if mine and task.id != split_at and task.trigger_rule not in _RULES:
+        theirs = [each for each in task.after if each in by_id and each not in second]
+        if unsure := [each for each in theirs if each not in succeeded]:
             message = (
-                f"{task.trigger_rule} cannot look at {mine}, which the first run did; {_advice(task.trigger_rule)}"
+                f"{', '.join(map(repr, unsure))} may have failed, or been skipped, in a first run that succeeded:"
+                f" what comes after it and up to {submission!r} should have the trigger rule all_success"
+            )
+            yield document.fault(("tasks", index, "after"), message)
+        elif theirs and task.id != split_at and task.trigger_rule not in _RULES:
+            message = (
+                f"{task.trigger_rule} cannot look at {', '.join(map(repr, theirs))}, which the first run did;"
+                f" use one of {', '.join(sorted(_RULES))}, or leave that out of after"
             )
             yield document.fault(("tasks", index, "trigger_rule"), message)
 
 
-def _advice(rule: str) -> str:
-    """What to write instead of a trigger rule that looks at both runs' tasks."""
-    if rule == "all_done_min_one_success":
-        return "as that succeeded, all_done says the same"
-    return f"use one of {', '.join(sorted(_RULES))}, or leave that out of after"
+def _succeeded(submission: str, by_id: Mapping[str, _Task]) -> set[str]:
+    """Tasks that succeeded, for certain, when that submission did."""
+    found: set[str] = set()
+    waiting = [submission]
+    for each in waiting:
+        if each in by_id and each not in found:
+            found.add(each)
+            if by_id[each].trigger_rule == "all_success":
+                waiting.extend(by_id[each].after)
+    return found

@@ -20,6 +20,7 @@ from typing import Protocol
 from airavata_provider.errors import AnswerUnreadable
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
 from airavata_provider.models.outcome import Outcome
+from airavata_provider.monitors.output import Tails, take_tails
 from airavata_provider.monitors.relay import Left, parse_collected
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
 
@@ -62,6 +63,7 @@ class Look:
     :param missing: native ids of which neither the queue nor the history knows anything
     :param unreadable: why the history could not be read; what is absent then is not known to be missing
     :param left: what job scripts left for the relay
+    :param tails: what jobs wrote
     """
 
     at: datetime
@@ -69,6 +71,7 @@ class Look:
     missing: frozenset[str] = field(default_factory=frozenset)
     unreadable: str = ""
     left: Sequence[Left] = ()
+    tails: Tails = field(default_factory=dict)
 
 
 def refs(jobs: Sequence[Job]) -> list[JobRef]:
@@ -80,11 +83,12 @@ def refs(jobs: Sequence[Job]) -> list[JobRef]:
     ]
 
 
-async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job], collect: str = "") -> Look:
+async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job], collect: str = "", tail: str = "") -> Look:
     """Ask the scheduler about the jobs: one command, a second for those that the queue does not know, or shows as
     ended without how.
 
     :param collect: the relay's command (``monitors.relay``), run in the same round trip
+    :param tail: the command that reads what jobs write (``monitors.output``), likewise
     :raises AnswerUnreadable: the queue's answer cannot be trusted
     :raises SSHError: the host cannot be asked
     """
@@ -92,10 +96,10 @@ async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job], collect: s
     at = datetime.now(UTC)
     told = {job.native_id: job for job in jobs}
     slices = [asked[start : start + MOST] for start in range(0, len(asked), MOST)]
-    if collect and not slices:
+    if (collect or tail) and not slices:
         slices = [[]]
     parts = [
-        await _look((host, scheduler), each, told, at, collect if number == 0 else "")
+        await _look((host, scheduler), each, told, at, (collect, tail) if number == 0 else ("", ""))
         for number, each in enumerate(slices)
     ]
     return Look(
@@ -104,6 +108,7 @@ async def look(host: Runs, scheduler: Scheduler, jobs: Sequence[Job], collect: s
         frozenset().union(*(part.missing for part in parts)),
         next((part.unreadable for part in parts if part.unreadable), ""),
         parts[0].left if parts else (),
+        parts[0].tails if parts else {},
     )
 
 
@@ -112,28 +117,33 @@ async def _look(
     asked: Sequence[JobRef],
     told: Mapping[str | None, Job],
     at: datetime,
-    collect: str,
+    along: tuple[str, str],
 ) -> Look:
     host, scheduler = way
+    collect, tail = along
     left: Sequence[Left] = ()
+    tails: Tails = {}
     known: dict[str, JobStatus] = {}
-    command = "\n".join(part for part in (collect, scheduler.status_command(asked) if asked else "") if part)
+    command = "\n".join(part for part in (collect, tail, scheduler.status_command(asked) if asked else "") if part)
     result = await host.run(command, timeout=COMMAND_TIMEOUT_S)
     if collect:
         left, rest = parse_collected(result.stdout)
+        result = replace(result, stdout=rest)
+    if tail:
+        tails, rest = take_tails(result.stdout)
         result = replace(result, stdout=rest)
     if asked:
         known = dict(scheduler.parse_status(result, asked))
     ended = [ref for ref in asked if ref.native_id not in known or _bare(known[ref.native_id], told[ref.native_id])]
     absent = frozenset(ref.native_id for ref in ended if ref.native_id not in known)
     if not ended or not scheduler.has_history:
-        return Look(at, known, absent, left=left)
+        return Look(at, known, absent, left=left, tails=tails)
     result = await host.run(scheduler.history_command(ended), timeout=COMMAND_TIMEOUT_S)
     try:
         known |= scheduler.parse_history(result, ended)
     except AnswerUnreadable as error:
-        return Look(at, known, unreadable=str(error), left=left)
-    return Look(at, known, absent - known.keys(), left=left)
+        return Look(at, known, unreadable=str(error), left=left, tails=tails)
+    return Look(at, known, absent - known.keys(), left=left, tails=tails)
 
 
 def _bare(status: JobStatus, job: Job) -> bool:

@@ -13,7 +13,6 @@ Imports no Airflow and no store.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,8 +30,6 @@ MOST_FILES = 1000
 
 KEPT_DAYS = 7
 """Files that nobody could use are removed after that."""
-
-_FRAME = re.compile(rf"^AIRAVATA-BEGIN {LABEL}\n.*?^AIRAVATA-END {LABEL} [^\n]*\n", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,9 @@ def parse_collected(stdout: str) -> tuple[list[Left], str]:
 
     :raises AnswerUnreadable: the answer was cut
     """
-    answer = frame.unframe(stdout, LABEL)
+    answer, rest = frame.take(stdout, LABEL)
     left = [_left(line) for line in answer.lines] if answer is not None else []
-    return [each for each in left if each is not None], _FRAME.sub("", stdout, count=1)
+    return [each for each in left if each is not None], rest
 
 
 def _left(line: str) -> Left | None:

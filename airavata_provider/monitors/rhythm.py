@@ -76,8 +76,8 @@ def pause(job: Job, now: datetime, rhythm: Rhythm, hearing: Hearing, *, asked: b
     :param asked: whether it was asked about before by whoever asks now
     """
     if job.state is not None and job.state.terminal:
-        # Told by the script alone: the scheduler's own word is wanted, and is not urgent.
-        return rhythm.ceiling if asked else rhythm.base
+        # The scheduler's own word is wanted still, of a success not urgently; why a job failed, somebody waits for.
+        return rhythm.ceiling if asked and job.state is JobState.COMPLETE else rhythm.base
     if job.state is JobState.NON_CRITICAL_FAIL:
         return min(rhythm.settle, rhythm.base)
     near = _near_its_end(job, now)
@@ -116,6 +116,7 @@ def turn(
     hearing: Hearing,
     *,
     jitter: float = 1.0,
+    along: bool = False,
 ) -> Turn:
     """Whom to ask about now.
 
@@ -124,6 +125,7 @@ def turn(
 
     :param asked: by job's name, when it was last asked about with success
     :param jitter: at most 1: makes pauses a little shorter, so that not all resources are asked in step
+    :param along: a command goes there in any case
     """
     due = []
     for job in jobs:
@@ -132,7 +134,7 @@ def turn(
         wait = pause(job, now, rhythm, hearing, asked=last is not None) * jitter
         passed = (now - heard).total_seconds() if heard is not None else wait
         due.append((wait - passed, job))
-    if any(left <= 0 for left, _ in due):
-        chosen = [job for left, job in due if left <= rhythm.least]
+    chosen = [job for left, job in due if left <= rhythm.least]
+    if chosen and (along or any(left <= 0 for left, _ in due)):
         return Turn(chosen, rhythm.least)
     return Turn([], min([rhythm.least, *(left for left, _ in due)]))

@@ -22,7 +22,7 @@ class PatternOperator(BaseOperator):
 
     Templates in a pattern see the experiment and are rendered by its host, so Airflow renders nothing here.
 
-    :param tasks: dicts of :class:`~airavata_provider.triggers.host.HostedTask`
+    :param tasks: dicts of :class:`~airavata_provider.triggers.hosted.HostedTask`
     :param run_on: ``triggerer`` or ``worker``
     """
 

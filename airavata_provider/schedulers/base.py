@@ -15,16 +15,21 @@ A new scheduler is one subclass in one file and one entry point in the group ``a
 
 from __future__ import annotations
 
+import re
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from airavata_provider.errors import ConfigurationError
+from airavata_provider.errors import ConfigurationError, SubmissionRefused, SubmissionUncertain
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.request import Inexpressible, JobRequest, Option, asked
+
+_NOTHING = re.compile(r"(?!)")
+_WORDS = 1000
+"""Characters of a refusal that are told: its end."""
 
 
 def quote(value: str) -> str:
@@ -91,6 +96,32 @@ class JobStatus:
     outcome: Outcome | None = None
 
 
+@dataclass(frozen=True)
+class SubmitWords:
+    """What a submit command prints, as patterns: :meth:`Scheduler.parse_submit` reads its answers by them.
+
+    :param command: its name (``sbatch``)
+    :param missing: what a person looks at where it cannot be run
+    :param said: an id, the first group, in a sentence that nothing else prints: counts with every status
+    :param bare: an id, the first group, alone on a line: counts with status 0, and nobody can tell with another
+    :param uncertain: after these words the job may have been accepted, whatever else is said
+    :param later: words of a refusal that time cures: too many jobs there, or a queue that is closed
+    :param refused: words of the other certain refusals
+    :param later_statuses: exit statuses that say what ``later`` does
+    :param statuses: the command's own exit statuses, and not those of what ended it
+    """
+
+    command: str
+    missing: str
+    uncertain: re.Pattern[str]
+    refused: re.Pattern[str]
+    later: re.Pattern[str] = _NOTHING
+    said: re.Pattern[str] = _NOTHING
+    bare: re.Pattern[str] = _NOTHING
+    later_statuses: Container[int] = ()
+    statuses: Container[int] = (*range(1, 124), 255)
+
+
 class Scheduler(ABC):
     """One batch scheduler. Every method is pure.
 
@@ -118,6 +149,9 @@ class Scheduler(ABC):
 
     options: ClassVar[Sequence[Option]] = ()
     """The table from a request's fields to directives."""
+
+    submit_words: ClassVar[SubmitWords | None] = None
+    """How the submit command's answer is read; None: :meth:`parse_submit` is the adaptor's own."""
 
     restart_expression: ClassVar[str] = "0"
     """Shell expression for how often the scheduler started this job again under the same id."""
@@ -237,15 +271,49 @@ class Scheduler(ABC):
 
     @abstractmethod
     def submit_command(self, script: str, request: JobRequest) -> str:
-        """Command that submits the script at that path (absolute); run in the working directory."""
+        """Command that submits the script at that path (absolute); run in the working directory.
 
-    @abstractmethod
+        A single line that is ``exec`` and one program with its words and redirections gets no shell around it.
+        """
+
     def parse_submit(self, result: CommandResult) -> str:
-        """The scheduler's id from :meth:`submit_command`'s answer.
+        """The scheduler's id from :meth:`submit_command`'s answer, by :attr:`submit_words`.
 
-        :raises SubmissionRefused: the scheduler certainly did not accept the job; carries its words
+        Certain is a refusal only with a status and in words that are the command's own; everything else, silence too,
+        may have been accepted.
+
+        :raises SubmissionRefused: the scheduler certainly did not accept the job; carries its words, and is
+            ``transient`` where time cures it
         :raises SubmissionUncertain: it may have (time-out, lost answer)
         """
+        say = self.submit_words
+        if say is None:
+            raise NotImplementedError(f"{self.name} has neither submit_words nor a parse_submit of its own")
+        if (native_id := self.accepted(result)) is not None:
+            return native_id
+        text = " ".join(f"{result.stderr} {result.stdout}".split())
+        words = text[-_WORDS:]
+        if result.exit_status in (126, 127):
+            raise SubmissionRefused(f"{say.command} cannot be run: {words}", advice=say.missing)
+        certain = result.exit_status in say.statuses and not say.bare.search(_lines(result.stdout))
+        if certain and not say.uncertain.search(text):
+            later = result.exit_status in say.later_statuses or say.later.search(text) is not None
+            if later or say.refused.search(text):
+                refusal = SubmissionRefused(words)
+                refusal.transient = later
+                raise refusal
+        raise SubmissionUncertain(f"{say.command} ended with status {result.exit_status}: {words or 'no words'}")
+
+    def accepted(self, result: CommandResult) -> str | None:
+        """The id in a submit command's answer, the last where there are several: wrappers and sites print more before
+        it. None: there is none.
+        """
+        if (say := self.submit_words) is None:
+            return None
+        found = say.said.findall(result.stdout) or say.said.findall(result.stderr)
+        if not found and result.exit_status == 0:
+            found = say.bare.findall(_lines(result.stdout))
+        return str(found[-1]) if found else None
 
     @abstractmethod
     def find_command(self, name: str, user: str | None, directory: str) -> str:
@@ -297,3 +365,7 @@ class Scheduler(ABC):
         """Command that ends those jobs; harmless for jobs that ended already. Asked again until they are
         gone. The id of an array ends all its elements.
         """
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r", "")

@@ -6,7 +6,7 @@ nobody's. Pure; imports no Airflow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from airavata_provider.models.job import JobState
@@ -48,44 +48,85 @@ def ask(jobs: Sequence[JobRef]) -> str:
     return "\n".join(f"airavata_ended {quote(job.native_id)} {quote(f'{control(job)}/exit')}" for job in jobs) or ":"
 
 
-def records(lines: Iterable[str], jobs: Sequence[JobRef]) -> Mapping[str, ExitRecord]:
-    """The records that are these jobs' own, by native id."""
+def records(
+    lines: Iterable[str], jobs: Sequence[JobRef], same: Callable[[str], str] = str
+) -> Mapping[str, ExitRecord]:
+    """The records that are these jobs' own, by native id.
+
+    :param same: what of an id counts, where a scheduler writes one in several ways
+    """
     known = {job.native_id for job in jobs}
     found: dict[str, ExitRecord] = {}
     for line in lines:
         native_id, _, text = line.partition("|")
         record = parse_exit_record(text)
-        if native_id in known and record is not None and record.native_id == native_id:
+        if native_id in known and record is not None and same(record.native_id) == same(native_id):
             found[native_id] = record
     return found
 
 
-def alone(record: ExitRecord, job: JobRef) -> JobStatus:
-    """The end of a job of which the scheduler says nothing."""
-    own = outcome_of_end(record.exit_code, record.signal, record.reason)
-    state = JobState.COMPLETE if own is Outcome.COMPLETED else JobState.FAILED
+def alone(record: ExitRecord, job: JobRef, *, cancelled: bool = False) -> JobStatus:
+    """The end of a job of which the scheduler says nothing.
+
+    :param cancelled: somebody here asked for its end while it was there. A job that was told to stop ended of that,
+        also when its walltime was near; one that ended by itself did not.
+    """
+    own = _own(record)
+    if cancelled and record.reason:
+        own = Outcome.CANCELED
+    state = _STATES.get(own, JobState.FAILED)
     return JobStatus(
         job.native_id, state, "EXIT RECORD", job.name, record.exit_code, record.signal, record.reason, own
     )
 
 
-def joined(end: JobStatus | None, record: ExitRecord | None, job: JobRef) -> JobStatus | None:
-    """One end from both; the record alone, for a job that left the queue, is final: nothing starts it again."""
-    if record is None:
-        return end
+def joined(
+    end: JobStatus | None, record: ExitRecord | None, job: JobRef, *, cancelled: bool = False
+) -> JobStatus | None:
+    """One end from both; the record alone, for a job that left the queue, is final: nothing starts it again.
+
+    - That a job completed is the scheduler's to say, and so is why it was ended: out of memory, walltime, deleted.
+    - Where the scheduler sees no more than a status or a signal, the script knows better: it was told to stop, or its
+      walltime was over. That its program ended with 0 cures nothing that came after.
+    - Where it tells no status at all, the record is all there is.
+
+    :param cancelled: see :func:`alone`
+    """
     if end is None:
-        return alone(record, job)
+        return None if record is None else alone(record, job, cancelled=cancelled)
     if not end.state.terminal or end.state is JobState.COMPLETE:
         return end
-    own = outcome_of_end(record.exit_code, record.signal, record.reason)
-    mine = end.outcome in (None, Outcome.FAILED, Outcome.SIGNALED)
-    return replace(
-        end,
-        exit_code=record.exit_code,
-        signal=record.signal,
-        reason=end.reason or record.reason,
-        outcome=own if mine and own is not Outcome.COMPLETED else end.outcome,
-    )
+    if record is not None and end.outcome is Outcome.UNKNOWN:
+        return alone(record, job, cancelled=cancelled)
+    from_outside = end.outcome in (Outcome.CANCELED, Outcome.SIGNALED)
+    if record is not None:
+        own = _own(record)
+        seen = end.outcome in (None, Outcome.FAILED, Outcome.SIGNALED)
+        from_outside = from_outside or (seen and record.reason != "")
+        end = replace(
+            end,
+            exit_code=record.exit_code,
+            signal=record.signal,
+            reason=end.reason or record.reason or ("what came after its program failed" if _well(record) else ""),
+            outcome=own if seen and own is not Outcome.COMPLETED else end.outcome,
+        )
+    if cancelled and from_outside:
+        end = replace(end, state=JobState.CANCELED, outcome=Outcome.CANCELED)
+    return end
+
+
+_STATES: Mapping[Outcome, JobState] = {
+    Outcome.COMPLETED: JobState.COMPLETE,
+    Outcome.CANCELED: JobState.CANCELED,
+}
+
+
+def _own(record: ExitRecord) -> Outcome:
+    return outcome_of_end(record.exit_code, record.signal, record.reason)
+
+
+def _well(record: ExitRecord) -> bool:
+    return _own(record) is Outcome.COMPLETED
 
 
 def code_and_signal(status: int) -> tuple[int, int | None]:

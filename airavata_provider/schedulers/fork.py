@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
-from airavata_provider.schedulers import frame
+from airavata_provider.schedulers import ends, frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
-from airavata_provider.schedulers.record import control_directory, outcome_of_end, parse_exit_record
+from airavata_provider.schedulers.record import control_directory, parse_exit_record
 from airavata_provider.schedulers.request import JobRequest, Option
 
 _START = """\
@@ -102,9 +103,6 @@ _STATES: Mapping[str, tuple[JobState, str, Outcome | None]] = {
     ),
     "REBOOTED": (JobState.FAILED, "the host was started anew while the job ran", Outcome.NODE_FAILURE),
 }
-
-
-_ENDS = {Outcome.COMPLETED: JobState.COMPLETE, Outcome.CANCELED: JobState.CANCELED}
 
 
 class Fork(Scheduler):
@@ -202,13 +200,13 @@ class Fork(Scheduler):
     def parse_status(self, result: CommandResult, jobs: Sequence[JobRef]) -> Mapping[str, JobStatus]:
         """States, and ends with their exit codes."""
         answer = frame.whole(result.stdout, "processes", stderr=result.stderr)
-        names = {job.native_id: job.name for job in jobs}
+        known = {job.native_id: job for job in jobs}
         states: dict[str, JobStatus] = {}
         for line in answer.lines:
             native_id, _, rest = line.partition("|")
             word, separated, more = rest.partition("|")
-            if separated and native_id in names:
-                states[native_id] = _status(native_id, names[native_id], word, more)
+            if separated and native_id in known:
+                states[native_id] = _status(known[native_id], word, more)
         if answer.status != 0 and not states:
             raise AnswerUnreadable(answer.errors or f"status {answer.status}")
         return states
@@ -257,15 +255,10 @@ def _native_id(text: str) -> str | None:
     return f"{words[0]}.{words[1]}"
 
 
-def _status(native_id: str, name: str, word: str, more: str) -> JobStatus:
+def _status(job: JobRef, word: str, more: str) -> JobStatus:
     if word in ("ENDED", "CANCELED") and (record := parse_exit_record(more)) is not None:
-        outcome = outcome_of_end(record.exit_code, record.signal, record.reason)
-        if word == "CANCELED" and record.reason.startswith("SIGNAL"):
-            # It was told to stop, and by us: a job that ended by itself meanwhile has no such reason.
-            outcome = Outcome.CANCELED
-        state = _ENDS.get(outcome, JobState.FAILED)
-        return JobStatus(native_id, state, word, name, record.exit_code, record.signal, record.reason, outcome)
+        return replace(ends.alone(record, job, cancelled=word == "CANCELED"), native_state=word)
     if word == "ELSEWHERE":
-        return JobStatus(native_id, JobState.UNKNOWN, word, name, reason=f"runs on {more}")
+        return JobStatus(job.native_id, JobState.UNKNOWN, word, job.name, reason=f"runs on {more}")
     state, reason, what = _STATES.get(word, (JobState.UNKNOWN, f"unknown answer {word!r}", None))
-    return JobStatus(native_id, state, word, name, reason=reason, outcome=what)
+    return JobStatus(job.native_id, state, word, job.name, reason=reason, outcome=what)

@@ -42,6 +42,36 @@ def frame(label: str, command: str) -> str:
     )
 
 
+TROUBLE = 75
+"""Exit status (``EX_TEMPFAIL`` of sysexits.h) of a command that found the host slow or in trouble: others that share
+its session shall not wait for it.
+"""
+
+
+class ShareableText(str):
+    """A command's whole text, which other commands can share a session with.
+
+    What is common to all is said once. None has a shell of its own, so each leaves what the next one needs as it was;
+    a command that ends with :data:`TROUBLE` is the last one in its session.
+
+    :ivar common: functions and settings
+    :ivar first: what all of them do before the first of them runs
+    :ivar own: the rest
+    :ivar limit_s: seconds that it may take. With ``airavata_within=yes`` somebody else sees to that; else it does
+    """
+
+    common: str
+    first: str
+    own: str
+    limit_s: int
+
+    def __new__(cls, common: str, first: str, own: str, limit_s: int) -> ShareableText:
+        # A function, so that the shell has read all of it when it begins.
+        text = super().__new__(cls, f"airavata_main() {{\n{common}\n{first}\n{own}\n}}\nairavata_main\n")
+        text.common, text.first, text.own, text.limit_s = common, first, own, limit_s
+        return text
+
+
 @dataclass(frozen=True)
 class Frame:
     """What one framed command left: its status, the lines it wrote, its standard error on one line."""
@@ -60,6 +90,22 @@ def unframe(text: str, label: str) -> Frame | None:
         if found == label:
             return frame_
     return None
+
+
+def take(text: str, label: str) -> tuple[Frame | None, str]:
+    """The frame with that label, None when there is none, and the text without it.
+
+    :raises AnswerUnreadable: it begins and does not end, so the answer was cut
+    """
+    begin = text.find(f"{_BEGIN} {label}\n")
+    if begin < 0:
+        return None, text
+    end = text.find(f"\n{_END} {label} ", begin)
+    if end < 0:
+        raise AnswerUnreadable(f"the answer {label} was cut")
+    after = text.find("\n", end + 1)
+    after = len(text) if after < 0 else after + 1
+    return unframe(text[begin:after], label), text[:begin] + text[after:]
 
 
 def frames(text: str) -> Iterator[tuple[str, Frame]]:

@@ -16,15 +16,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from airavata_provider.errors import (
-    AnswerUnreadable,
-    ConfigurationError,
-    SubmissionRefused,
-    SubmissionUncertain,
-)
+from airavata_provider.errors import AnswerUnreadable, ConfigurationError
 from airavata_provider.models.job import JobState
 from airavata_provider.schedulers import ends, frame
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
 from airavata_provider.schedulers.htcondor_options import HOPELESS, KEPT_S, OPTIONS, value
 from airavata_provider.schedulers.htcondor_queries import (
     AWK,
@@ -66,11 +61,16 @@ _UNCERTAIN = re.compile(
     r"|AUTHENTICATE|CEDAR|lost connection|failed to commit|qmgmt|failed to end",
     re.IGNORECASE,
 )
-_LATER = re.compile(
-    r"would exceed MAX_JOBS_(?:SUBMITTED|PER_OWNER)|too many jobs|temporarily|try again later", re.IGNORECASE
-)
-_REFUSED = re.compile(
-    r"\bERROR\b|would exceed|not allowed|denied|disabled|can't open|no such|failed to", re.IGNORECASE
+_WORDS = SubmitWords(
+    command="condor_submit",
+    missing="is HTCondor in the account's PATH?",
+    bare=_TERSE,
+    uncertain=_UNCERTAIN,
+    # Not MAX_JOBS_PER_SUBMISSION: that array is too large for good.
+    later=re.compile(r"MAX_JOBS_(?:SUBMITTED|PER_OWNER)\b|too many jobs|temporarily|try again later", re.IGNORECASE),
+    refused=re.compile(
+        r"\bERROR\b|would exceed|not allowed|denied|disabled|can't open|no such|failed to", re.IGNORECASE
+    ),
 )
 _TROUBLE = re.compile(rf"{_UNCERTAIN.pattern}|failed to fetch|error|can't find|unknown option|invalid", re.IGNORECASE)
 _NO_HISTORY = re.compile(r"no history file|history file.* (?:not|is not) defined", re.IGNORECASE)
@@ -88,6 +88,7 @@ class HTCondor(Scheduler):
 
     name: ClassVar[str] = "htcondor"
     options: ClassVar[Sequence[Option]] = OPTIONS
+    submit_words: ClassVar[SubmitWords | None] = _WORDS
     native_id_expression: ClassVar[str] = _NATIVE
     index_expression: ClassVar[str | None] = "$AIRAVATA_ITEM"
     restart_expression: ClassVar[str] = "${airavata_starts:-0}"
@@ -164,28 +165,17 @@ class HTCondor(Scheduler):
         submit = f"exec condor_submit -terse {quote(f'{control}/{DESCRIPTION}')}"
         return " ".join([*made, f"chmod u+x {quote(script)} &&", submit])
 
-    def parse_submit(self, result: CommandResult) -> str:
+    def accepted(self, result: CommandResult) -> str | None:
         """``12.0`` for a job, ``12`` for an array of several elements."""
-        accepted = _TERSE.findall(result.stdout)
-        if result.exit_status == 0 and accepted:
-            cluster, first, _, last = accepted[-1]
+        if result.exit_status != 0:
+            return None
+        if terse := _TERSE.findall(result.stdout):
+            cluster, first, _, last = terse[-1]
             return f"{cluster}.{first}" if first == last else str(cluster)
-        plain = _PLAIN.findall(result.stdout)
-        if result.exit_status == 0 and plain:
+        if plain := _PLAIN.findall(result.stdout):
             number, cluster = plain[-1]
             return f"{cluster}.0" if number == "1" else str(cluster)
-        words = " ".join(f"{result.stderr} {result.stdout}".split())[-1000:]
-        if result.exit_status in (126, 127):
-            advice = "is HTCondor in the account's PATH?"
-            raise SubmissionRefused(f"condor_submit cannot be run: {words}", advice=advice)
-        if 0 < result.exit_status < _TIMEOUT_STATUS or result.exit_status == 255:
-            if _LATER.search(words):
-                refused = SubmissionRefused(words)
-                refused.transient = True
-                raise refused
-            if not _UNCERTAIN.search(words) and _REFUSED.search(words):
-                raise SubmissionRefused(words)
-        raise SubmissionUncertain(f"condor_submit ended with status {result.exit_status}: {words or 'no words'}")
+        return None
 
     def find_command(self, name: str, user: str | None, directory: str) -> str:
         """``condor_q`` by our attribute, the event log that a submission begins, ``condor_history``."""

@@ -16,14 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from airavata_provider.errors import (
-    AnswerUnreadable,
-    ConfigurationError,
-    SubmissionRefused,
-    SubmissionUncertain,
-)
+from airavata_provider.errors import AnswerUnreadable, ConfigurationError
 from airavata_provider.schedulers import ends, frame
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
 from airavata_provider.schedulers.lsf_options import OPTIONS, array_name
 from airavata_provider.schedulers.lsf_states import status
 from airavata_provider.schedulers.record import make_directories
@@ -40,18 +35,10 @@ _FIELDS = "jobid stat exit_code job_name exit_reason pend_reason delimiter='^'"
 _COLUMNS = 6
 _NATIVE = '${LSB_JOBID:-unknown}$([ "${LSB_JOBINDEX:-0}" -gt 0 ] && echo "[$LSB_JOBINDEX]")'
 
-_SUBMITTED = re.compile(r"Job <(\d+)> is submitted to\b")
-_REFUSED = re.compile(r"not submitted|aborted by esub|bad .*option|illegal option|usage: bsub", re.IGNORECASE)
 _UNCERTAIN = re.compile(
     r"timed? ?out|LSF is down|cannot (?:connect|contact|open)|not responding|LSF library call|LSF daemon"
     r"|(?:sending|receiving|reading|writing).*(?:message|reply|socket)|connection (?:reset|refused|closed)"
     r"|batch (?:daemon|library|system)[^.]*(?:not|error|fail)|communication|internal .*error|terminated",
-    re.IGNORECASE,
-)
-_LATER = re.compile(
-    r"pending job (?:threshold|slot threshold|limit)|job limit|slot limit"
-    r"|limit (?:is |has been |was )?(?:reached|exceeded)"
-    r"|(?:maximum|too many).{0,40}jobs|queue (?:is|has been) closed|try (?:again )?later|temporarily",
     re.IGNORECASE,
 )
 _NONE = re.compile(
@@ -61,6 +48,22 @@ _NONE = re.compile(
 
 _TROUBLE = re.compile(rf"{_UNCERTAIN.pattern}|error near|unknown field|bad |illegal|denied", re.IGNORECASE)
 _TIMEOUT_STATUS = 124
+
+_WORDS = SubmitWords(
+    command="bsub",
+    missing="is LSF in the account's PATH?",
+    said=re.compile(r"Job <(\d+)> is submitted to\b"),
+    # "Communication time out. Job not submitted." is what LSF says when it cannot know.
+    uncertain=_UNCERTAIN,
+    later=re.compile(
+        # MAX_PEND_JOBS, MAX_PEND_SLOTS; ids that are all in use; a queue's own limits; a closed one.
+        r"pending job (?:threshold|slot threshold|limit)|no job id can be used now|job limit|slot limit"
+        r"|limit (?:is |has been |was )?(?:reached|exceeded)"
+        r"|(?:maximum|too many).{0,40}jobs|queue (?:is|has been) closed|try (?:again )?later|temporarily",
+        re.IGNORECASE,
+    ),
+    refused=re.compile(r"not submitted|aborted by esub|bad .*option|illegal option|usage: bsub", re.IGNORECASE),
+)
 _NOT_OURS = frozenset({"-J", "-K", "-I", "-Ip", "-Is", "-IX", "-o", "-oo", "-cwd", "-pack", "-json", "-jsdl", "-H"})
 
 _EVENT = re.compile(r"\w{3} \w{3} +\d+ \d\d:\d\d:\d\d(?: \d{4})?: (.*)")
@@ -85,6 +88,7 @@ class Lsf(Scheduler):
     name: ClassVar[str] = "lsf"
     prefix: ClassVar[str] = "#BSUB"
     options: ClassVar[Sequence[Option]] = OPTIONS
+    submit_words: ClassVar[SubmitWords | None] = _WORDS
     native_id_expression: ClassVar[str] = _NATIVE
     index_expression: ClassVar[str | None] = "$((LSB_JOBINDEX - 1))"
     restart_expression: ClassVar[str] = "${airavata_starts:-0}"
@@ -132,29 +136,6 @@ class Lsf(Scheduler):
             control = posixpath.dirname(script)
             made = f"(umask 077; {make_directories(control, request.array.indices)}) && "
         return f"{_ENVIRONMENT}\n{made}exec bsub -J {quote(name)} <{quote(script)}"
-
-    def parse_submit(self, result: CommandResult) -> str:
-        """The job's id; what ``esub`` scripts and wrappers print before it is no matter.
-
-        A refusal that time cures (too many pending jobs, a closed queue) is a ``SubmissionRefused`` whose
-        ``transient`` is True.
-        """
-        accepted = _SUBMITTED.findall(result.stdout) or _SUBMITTED.findall(result.stderr)
-        if accepted:
-            return str(accepted[-1])
-        words = " ".join(f"{result.stderr} {result.stdout}".split())[-1000:]
-        if result.exit_status in (126, 127):
-            raise SubmissionRefused(f"bsub cannot be run: {words}", advice="is LSF in the account's PATH?")
-        if 0 < result.exit_status < _TIMEOUT_STATUS or result.exit_status == 255:
-            # "Communication time out. Job not submitted." is what LSF says when it cannot know.
-            certain = not _UNCERTAIN.search(words)
-            if certain and _LATER.search(words):
-                refused = SubmissionRefused(words)
-                refused.transient = True
-                raise refused
-            if certain and _REFUSED.search(words):
-                raise SubmissionRefused(words)
-        raise SubmissionUncertain(f"bsub ended with status {result.exit_status}: {words or 'no words'}")
 
     def find_command(self, name: str, user: str | None, directory: str) -> str:
         """``bjobs`` and, in all its logs, ``bhist`` by name."""

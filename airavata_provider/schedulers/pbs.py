@@ -18,9 +18,10 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from airavata_provider.errors import AnswerUnreadable, ConfigurationError, SubmissionRefused, SubmissionUncertain
+from airavata_provider.errors import AnswerUnreadable, ConfigurationError
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import ends, frame
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
 from airavata_provider.schedulers.pbs_answers import (
     Attributes,
     named,
@@ -28,28 +29,39 @@ from airavata_provider.schedulers.pbs_answers import (
     sequence,
     status,
     unexplained,
-    with_record,
 )
 from airavata_provider.schedulers.pbs_options import PBS_OPTIONS, plain_path
-from airavata_provider.schedulers.record import control_directory, make_directories, parse_exit_record
+from airavata_provider.schedulers.record import control_directory, make_directories
 from airavata_provider.schedulers.request import JobRequest, Option
 
 _ENVIRONMENT = "unset PBS_QSTAT_NO_COMPLETE PBS_QSTAT_EXECONLY"
 """What a user's profile may set and would hide jobs."""
 
 _ID = re.compile(r"^(\d+(?:\[\])?(?:\.[\w.-]+)?)\s*$", re.MULTILINE)
-_UNCERTAIN = re.compile(
-    r"tim(?:ed?|ing)[ -]?out|cannot connect|can ?not establish connection|could not connect"
-    r"|connection (?:refused|reset|closed)"
-    r"|end of file|protocol|no free connections|system error|internal (?:server )?error|expired credential"
-    r"|invalid credential|socket|communication|terminated|broken pipe|error in (?:reading|writing)|server not found",
-    re.IGNORECASE,
-)
-_LATER = re.compile(
-    r"would exceed .*limit|maximum number of (?:user )?jobs"
-    r"|(?:resources?|queue is) (?:temporarily|currently) (?:un|not )available"
-    r"|server shutting down|connection table full|too busy|try(?: the request)? again",
-    re.IGNORECASE,
+_WORDS = SubmitWords(
+    command="qsub",
+    missing="is PBS in the account's PATH?",
+    bare=_ID,
+    uncertain=re.compile(
+        r"tim(?:ed?|ing)[ -]?out|cannot connect|can ?not establish connection|could not connect"
+        r"|connection (?:refused|reset|closed)"
+        r"|end of file|protocol|no free connections|system error|internal (?:server )?error|expired credential"
+        r"|invalid credential|socket|communication|terminated|broken pipe|error in (?:reading|writing)"
+        r"|server not found",
+        re.IGNORECASE,
+    ),
+    later=re.compile(
+        # max_queued, queued_jobs_threshold and their resources (PBS Pro); max_queuable, max_user_queuable (Torque).
+        r"would exceed .*limit|maximum number of (?:user )?jobs|violates the global server limit"
+        r"|(?:resources?|queue is) (?:temporarily|currently) (?:un|not )available"
+        r"|server shutting down|connection table full|too busy|try(?: the request)? again"
+        # An administrator closed it, most often for a maintenance.
+        r"|queue is not enabled",
+        re.IGNORECASE,
+    ),
+    refused=re.compile(r"\bqsub: "),
+    # An error's number modulo 256.
+    statuses=range(1, 256),
 )
 _NO_SUCH = "0|35|55|153"
 """Exit statuses of ``qstat``: good; job finished, finished element, unknown job (``PBSE_*`` modulo 256)."""
@@ -86,6 +98,7 @@ class PBSFamily(Scheduler):
     """What PBS Pro, OpenPBS and Torque have in common."""
 
     prefix: ClassVar[str] = "#PBS"
+    submit_words: ClassVar[SubmitWords | None] = _WORDS
     native_id_expression: ClassVar[str] = "${PBS_JOBID:-unknown}"
     gives_notice: ClassVar[bool] = False
     ours: ClassVar[str]
@@ -145,20 +158,6 @@ class PBSFamily(Scheduler):
         made = f"(umask 077; {make_directories(control, request.array.indices)}) && " if request.array else ""
         return f"{made}exec {words} -N {quote(request.name)} {quote(script)}"
 
-    def parse_submit(self, result: CommandResult) -> str:
-        """The job's id, on a line of its own; a refusal that time cures is ``transient``."""
-        words = " ".join(f"{result.stderr} {result.stdout}".split())[-1000:]
-        accepted = _ID.findall(result.stdout.replace("\r", ""))
-        if result.exit_status == 0 and accepted:
-            return str(accepted[-1])
-        if result.exit_status in (126, 127):
-            raise SubmissionRefused(f"qsub cannot be run: {words}", advice="is PBS in the account's PATH?")
-        if result.exit_status > 0 and not accepted and re.search(r"\bqsub: ", words) and not _UNCERTAIN.search(words):
-            refused = SubmissionRefused(words)
-            refused.transient = bool(_LATER.search(words))
-            raise refused
-        raise SubmissionUncertain(f"qsub ended with status {result.exit_status}: {words or 'no words'}")
-
     def status_command(self, jobs: Sequence[JobRef]) -> str:
         """``qstat`` for these ids, ended ones too where the server still knows them."""
         return "\n".join((frame.SETUP, _ENVIRONMENT, self.ask(jobs), frame.frame("queue", _qstat(jobs))))
@@ -167,7 +166,7 @@ class PBSFamily(Scheduler):
         """States by id. An ended job whose status PBS does not tell is left to the history."""
         answer = _shown(frame.whole(result.stdout, "queue", stderr=result.stderr), jobs)
         found = {ref.native_id: status(job, ref) for ref, job in answer}
-        # An element's X has no exit status before version 20; the job's own record has.
+        # An element's X has no exit status before version 20; the job's own record has one.
         return {i: each for i, each in found.items() if not _untold(each)}
 
     def history_command(self, jobs: Sequence[JobRef]) -> str:
@@ -189,7 +188,7 @@ class PBSFamily(Scheduler):
 
     def parse_history(self, result: CommandResult, jobs: Sequence[JobRef]) -> Mapping[str, JobStatus]:
         """Ends. A record of a job that PBS still has in its queue is none: the job was started again."""
-        records = _labelled(frame.whole(result.stdout, "records", stderr=result.stderr).lines)
+        own = ends.records(frame.whole(result.stdout, "records", stderr=result.stderr).lines, jobs, sequence)
         words = _labelled(frame.whole(result.stdout, "words", stderr=result.stderr).lines)
         queue = frame.whole(result.stdout, "queue", stderr=result.stderr)
         found = {
@@ -201,10 +200,7 @@ class PBSFamily(Scheduler):
             end = found.get(ref.native_id)
             if end is not None and not end.state.terminal:
                 continue
-            record = next((r for text in records.get(ref.native_id, ()) if (r := parse_exit_record(text))), None)
-            if record is not None and sequence(record.native_id) == sequence(ref.native_id):
-                end = with_record(end, record, ref)
-            if end is not None:
+            if (end := ends.joined(end, own.get(ref.native_id), ref)) is not None:
                 ended[ref.native_id] = end
         return ended
 
@@ -302,7 +298,7 @@ def _shown(answer: frame.Frame, jobs: Sequence[JobRef]) -> list[tuple[JobRef, At
 
 
 def _untold(end: JobStatus) -> bool:
-    return end.state.terminal and end.exit_code is None and end.native_state == "X"
+    return end.state.terminal and end.outcome is Outcome.UNKNOWN
 
 
 def _labelled(lines: Iterable[str]) -> Mapping[str, list[str]]:

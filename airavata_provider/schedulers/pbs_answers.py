@@ -10,13 +10,11 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import JobRef, JobStatus
-from airavata_provider.schedulers.record import ExitRecord
 
 log = logging.getLogger(__name__)
 
@@ -258,22 +256,6 @@ def _outcome(job: Attributes, code: int | None, said: str) -> tuple[Outcome, str
         if holds:
             return outcome, said or words
     return Outcome.COMPLETED, ""
-
-
-def with_record(end: JobStatus | None, record: ExitRecord, ref: JobRef) -> JobStatus:
-    """An end with the exit code of the job's own record; the record alone where the scheduler tells no status."""
-    if end is not None and end.outcome is not Outcome.UNKNOWN:
-        if end.state is JobState.COMPLETE:
-            return end
-        return replace(end, exit_code=record.exit_code, signal=record.signal, reason=end.reason or record.reason)
-    completed = record.exit_code == 0 and not record.reason
-    state = JobState.COMPLETE if completed else JobState.FAILED
-    outcome = Outcome.COMPLETED if completed else Outcome.FAILED
-    if not completed and (record.signal is not None or record.reason):
-        outcome = Outcome.SIGNALED
-    return JobStatus(
-        ref.native_id, state, "EXIT RECORD", ref.name, record.exit_code, record.signal, record.reason, outcome
-    )
 
 
 def _over_time(job: Attributes) -> bool:

@@ -86,7 +86,7 @@ def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | N
         *scheduler.prologue(request, control),
         f'airavata_native="{scheduler.native_id_expression}"',
         f'airavata_restart="{scheduler.restart_expression}"',
-        _FUNCTIONS,
+        FUNCTIONS,
         "airavata_post_commands() {",
         ":",
         *request.post_commands,
@@ -233,7 +233,7 @@ def _line(text: str) -> str:
     return text
 
 
-_FUNCTIONS = r"""
+FUNCTIONS = r"""
 airavata_path=$PATH airavata_libraries=${LD_LIBRARY_PATH-} airavata_pid= airavata_told= airavata_near=
 airavata_code= airavata_watchdog= airavata_launcher= airavata_alarm= airavata_at=
 airavata_self=
@@ -392,6 +392,7 @@ airavata_notice() { # the walltime is near
     [2367abefABEF]) kill -s USR1 "$airavata_at" 2>/dev/null;;
   esac
 }"""
+"""What is the same in every job's script."""
 
 _BEGIN = r"""
 rm -f "$airavata_control/exit" "$airavata_control/ending" "$airavata_control/payload" "$airavata_control/status"

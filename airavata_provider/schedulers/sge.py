@@ -20,45 +20,44 @@ Read with the man pages of Son of Grid Engine 8.1.9 and tried on Debian's. Pure;
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
+from airavata_provider.errors import AnswerUnreadable
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
-from airavata_provider.schedulers import frame, sge_options, sge_states
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
-from airavata_provider.schedulers.record import ExitRecord, control_directory, parse_exit_record
+from airavata_provider.schedulers import ends, frame, sge_options, sge_states
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
+from airavata_provider.schedulers.record import ExitRecord
 from airavata_provider.schedulers.request import JobRequest, Option
 from airavata_provider.schedulers.sge_states import Account, Key, key_of
 
-_ACCEPTED = re.compile(r"^Your job(?:-array)? (\d+)", re.MULTILINE)
-_TERSE = re.compile(r"^(\d+)(?:\.[\d,:-]+)?\s*$", re.MULTILINE)
-_REFUSED = re.compile(
-    r"unable to run job|job (?:was )?rejected|denied|invalid option|unable to read script|error opening"
-    r"|no suitable queues|unable to initialize environment|is not a valid",
-    re.IGNORECASE,
-)
-_UNCERTAIN = re.compile(
-    r"commlib|unable to (?:send|contact)|failed receiving|got (?:\w+ )*error|time-?out|timed out|answer list"
-    r"|connect|communication|qmaster (?:is )?(?:not|down)",
-    re.IGNORECASE,
-)
-_LATER = re.compile(r"only \d+ jobs are allowed per|try (?:again )?later|temporar", re.IGNORECASE)
 _TIMEOUT_STATUS = 124
-_CANNOT_RUN = (126, 127)
+
+_WORDS = SubmitWords(
+    command="qsub",
+    missing="is Grid Engine in the account's PATH, and SGE_ROOT set?",
+    said=re.compile(r"^Your job(?:-array)? (\d+)", re.MULTILINE),
+    bare=re.compile(r"^(\d+)(?:\.[\d,:-]+)?\s*$", re.MULTILINE),
+    uncertain=re.compile(
+        r"commlib|unable to (?:send|contact)|failed receiving|got (?:\w+ )*error|time-?out|timed out|answer list"
+        r"|connect|communication|qmaster (?:is )?(?:not|down)",
+        re.IGNORECASE,
+    ),
+    # max_u_jobs and max_jobs (sge_conf(5)); what a site's verifier (JSV) calls for now.
+    later=re.compile(r"only \d+ jobs are allowed per|try (?:again )?later|temporar", re.IGNORECASE),
+    # STATUS_NOTOK_DOAGAIN, of those two limits: also where the words are in another language.
+    later_statuses=(25,),
+    refused=re.compile(
+        r"unable to run job|job (?:was )?rejected|denied|invalid option|unable to read script|error opening"
+        r"|no suitable queues|unable to initialize environment|is not a valid",
+        re.IGNORECASE,
+    ),
+)
 
 _NO_ACCOUNTING = re.compile(r"no jobs running since startup|qacct: (?:command )?not found")
 _NO_SUCH_JOB = re.compile(r"job (?:name|id) \S+ not found")
-
-_TOLD = """\
-airavata_told() { # ID CONTROL: what the job itself, and whoever cancelled it, left
-  [ -s "$2/exit" ] && IFS= read -r airavata_line <"$2/exit" && printf '%s|RECORD|%s\\n' "$1" "$airavata_line"
-  [ -s "$2/cancel" ] && printf '%s|CANCEL|\\n' "$1"
-  return 0
-}"""
 
 _NAMES = 'BEGIN{RS="<"} sub(/^JB_job_number>/,""){n=$0} sub(/^JB_name>/,""){print n "|" $0}'
 """An awk program: ``number|name`` of each job in an answer of ``qstat -xml``."""
@@ -70,6 +69,7 @@ class Sge(Scheduler):
     name: ClassVar[str] = "sge"
     prefix: ClassVar[str] = sge_options.PREFIX
     options: ClassVar[Sequence[Option]] = sge_options.OPTIONS
+    submit_words: ClassVar[SubmitWords | None] = _WORDS
     native_id_expression: ClassVar[str] = "${JOB_ID:-unknown}$airavata_task"
     index_expression: ClassVar[str | None] = "$((SGE_TASK_ID - 1))"
     restart_expression: ClassVar[str] = "$airavata_restarts"
@@ -105,30 +105,6 @@ class Sge(Scheduler):
     def submit_command(self, script: str, request: JobRequest) -> str:
         """``qsub``; what no default of the account or the site may change stands on the command line."""
         return f"exec qsub -terse -b n -C '#$' -N {quote(request.name)} {quote(script)}"
-
-    def parse_submit(self, result: CommandResult) -> str:
-        """The job's number, an array's too.
-
-        A refusal that time cures (too many jobs) is a ``SubmissionRefused`` whose ``transient`` is True.
-        """
-        words = " ".join(f"{result.stderr} {result.stdout}".split())[-1000:]
-        accepted = _ACCEPTED.findall(result.stdout)
-        if result.exit_status == 0:
-            accepted = accepted or _TERSE.findall(result.stdout)
-        if accepted:
-            return str(accepted[-1])
-        if result.exit_status in _CANNOT_RUN:
-            raise SubmissionRefused(
-                f"qsub cannot be run: {words}", advice="is Grid Engine in the account's PATH, and SGE_ROOT set?"
-            )
-        if 0 < result.exit_status < _TIMEOUT_STATUS and not _UNCERTAIN.search(words):
-            if _LATER.search(words):
-                refused = SubmissionRefused(words)
-                refused.transient = True
-                raise refused
-            if _REFUSED.search(words):
-                raise SubmissionRefused(words)
-        raise SubmissionUncertain(f"qsub ended with status {result.exit_status}: {words or 'no words'}")
 
     def find_command(self, name: str, user: str | None, directory: str) -> str:
         """``qstat`` for the account, ``qacct`` for the name."""
@@ -190,14 +166,18 @@ class Sge(Scheduler):
 
     def history_command(self, jobs: Sequence[JobRef]) -> str:
         """What the jobs themselves left, and one pass of ``qacct`` over the account's records for all of them."""
-        told = [f"airavata_told {quote(job.native_id)} {quote(_control(job))}" for job in jobs]
+        # What the job itself left, and whoever cancelled it.
+        told = [ends.ask(jobs)]
+        for job in jobs:
+            mark = quote(f"{ends.control(job)}/cancel")
+            told.append(f"[ ! -s {mark} ] || printf '%s|CANCEL\\n' {quote(job.native_id)}")
         numbers = " ".join(dict.fromkeys(key_of(job.native_id)[0] for job in jobs))
         accounting = _qacct('-o "$(id -un)" -j "*"', f" {numbers} ") if jobs else ":"
         return "\n".join(
             (
                 frame.SETUP,
-                _TOLD,
-                frame.frame("told", "\n".join(told) or ":"),
+                ends.FUNCTION,
+                frame.frame("told", "\n".join(told)),
                 frame.frame("accounting", accounting),
             )
         )
@@ -208,27 +188,21 @@ class Sge(Scheduler):
         The outcome is Grid Engine's, the exit code the script's own. A job that neither left anything was deleted
         while it waited, if it was us who deleted it; else nobody knows.
         """
-        records: dict[str, ExitRecord] = {}
-        cancelled: set[str] = set()
-        for line in frame.whole(result.stdout, "told", stderr=result.stderr).lines:
-            native_id, _, rest = line.partition("|")
-            kind, _, text = rest.partition("|")
-            if kind == "CANCEL":
-                cancelled.add(native_id)
-            elif kind == "RECORD" and (record := parse_exit_record(text)) and record.native_id == native_id:
-                records[native_id] = record
+        told = frame.whole(result.stdout, "told", stderr=result.stderr).lines
+        records = ends.records(told, jobs)
+        cancelled = {line.removesuffix("|CANCEL") for line in told if line.endswith("|CANCEL")}
         answer = frame.whole(result.stdout, "accounting", stderr=result.stderr)
         accounts = sge_states.accounts_of(answer.lines)
         fault = _fault(answer)
-        ends: dict[str, JobStatus] = {}
+        found: dict[str, JobStatus] = {}
         for job in jobs:
             runs = [run for run in accounts.get(key_of(job.native_id), ()) if run.name == job.name]
             end = _end(job, runs, records.get(job.native_id), job.native_id in cancelled and not fault)
             if end is not None:
-                ends[job.native_id] = end
-        if fault and not ends and jobs:
+                found[job.native_id] = end
+        if fault and not found and jobs:
             raise AnswerUnreadable(f"qacct: {fault}")
-        return ends
+        return found
 
     def cancel_command(self, jobs: Sequence[JobRef]) -> str:
         """``qdel`` for those of the jobs that are still there under their names, each marked as ours to end; no other
@@ -238,7 +212,7 @@ class Sge(Scheduler):
             return ":"
         asks = [
             f"airavata_end {quote(job.native_id)} {quote(f'{key_of(job.native_id)[0]}|{job.name}')} "
-            f"{quote(_control(job))}"
+            f"{quote(ends.control(job))}"
             for job in jobs
         ]
         return "\n".join((frame.SETUP, _CANCEL.replace("@NAMES@", quote(_NAMES)), *asks, _DELETE))
@@ -266,12 +240,6 @@ airavata_words=$(printf '%s\\n' "$airavata_words" | grep -v -e 'does not exist' 
 [ -z "$airavata_words" ] || { printf '%s\\n' "$airavata_words" >&2; exit 1; }"""
 
 _HELD, _ERRORS = "AIRAVATA-HELD", "AIRAVATA-ERRORS"
-
-
-def _control(job: JobRef) -> str:
-    """The control directory of a job or of an array's element."""
-    control = control_directory(job.directory, job.name)
-    return control if job.index is None else posixpath.join(control, str(job.index))
 
 
 def _qstat(who: str, *, keep: bool = False) -> str:
@@ -347,32 +315,16 @@ def _fault(answer: frame.Frame) -> str | None:
 
 def _end(job: JobRef, runs: Sequence[Account], record: ExitRecord | None, cancelled: bool) -> JobStatus | None:
     """How a job that left the queue ended, from all that is known of it; None: nobody can tell, or not yet."""
-    if not runs or runs[-1].failed in sge_states.AGAIN:
-        # A record of a run that accounting does not know yet is the last one's: nothing starts the job any more.
-        if record is not None and record.restart >= len(runs):
-            return _recorded(job, record, cancelled)
-        if cancelled:
-            return JobStatus(
-                job.native_id, JobState.CANCELED, "deleted", job.name, reason="qdel", outcome=Outcome.CANCELED
-            )
-        return None
+    again = not runs or runs[-1].failed in sge_states.AGAIN
+    # Of a run that accounting does not know yet, too: nothing starts the job any more, so it was the last.
+    last = len(runs) if again else len(runs) - 1
+    if record is not None and record.restart < last:
+        record = None
+    if again:
+        if record is None and cancelled:
+            why = Outcome.CANCELED
+            return JobStatus(job.native_id, JobState.CANCELED, "deleted", job.name, reason="qdel", outcome=why)
+        return ends.joined(None, record, job, cancelled=cancelled)
     state, outcome, code, signal, words = sge_states.end_of(runs[-1])
-    native = f"failed {runs[-1].failed}"
-    if record is not None and record.restart >= len(runs) - 1 and state is not JobState.COMPLETE:
-        code, signal, words = record.exit_code, record.signal, words or record.reason
-    if cancelled and outcome in (Outcome.CANCELED, Outcome.SIGNALED):
-        state, outcome = JobState.CANCELED, Outcome.CANCELED
-    return JobStatus(job.native_id, state, native, job.name, code, signal, words, outcome)
-
-
-def _recorded(job: JobRef, record: ExitRecord, cancelled: bool) -> JobStatus:
-    state, outcome = JobState.FAILED, Outcome.FAILED
-    if record.reason and cancelled:
-        state, outcome = JobState.CANCELED, Outcome.CANCELED
-    elif record.reason or record.signal is not None:
-        outcome = Outcome.SIGNALED
-    elif record.exit_code == 0:
-        state, outcome = JobState.COMPLETE, Outcome.COMPLETED
-    return JobStatus(
-        job.native_id, state, "EXIT RECORD", job.name, record.exit_code, record.signal, record.reason, outcome
-    )
+    end = JobStatus(job.native_id, state, f"failed {runs[-1].failed}", job.name, code, signal, words, outcome)
+    return ends.joined(end, record, job, cancelled=cancelled)

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
+from airavata_provider.errors import AnswerUnreadable
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import ends, frame, slurm_options
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
 from airavata_provider.schedulers.record import control_directory, make_directories
 from airavata_provider.schedulers.request import JobRequest, Option
 from airavata_provider.schedulers.slurm_states import (
@@ -25,7 +25,6 @@ from airavata_provider.schedulers.slurm_states import (
     neutral,
     partitions_of,
     status,
-    with_record,
 )
 
 __all__ = ["HISTORY_STATES", "QUEUE_STATES", "Slurm", "neutral"]
@@ -44,18 +43,30 @@ read.
 
 _SACCT = "-X -n -P"
 _TROUBLE = re.compile(r"error|timed out|unable to contact|unexpected message|expired", re.IGNORECASE)
-_ACCEPTED = re.compile(r"^Submitted batch job (\d+)\b", re.MULTILINE)
-_PARSABLE = re.compile(r"^(\d+)(?:;[^;\s]*)?\s*$", re.MULTILINE)
-_UNCERTAIN = re.compile(
-    r"timed out|unable to contact slurm controller|unexpected message|zero bytes were transmitted"
-    r"|communication|connection (?:reset|closed|refused)|(?:send|receive) (?:failure|error)|terminated",
-    re.IGNORECASE,
-)
-_LATER = re.compile(
-    r"temporarily un|(?:QOS|Assoc)(?:Max|Grp)\w*Submit\w*|maximum number of jobs|in standby mode|job limit",
-    re.IGNORECASE,
-)
 _TIMEOUT_STATUS = 124
+
+_WORDS = SubmitWords(
+    command="sbatch",
+    missing="is SLURM in the account's PATH?",
+    said=re.compile(r"^Submitted batch job (\d+)\b", re.MULTILINE),
+    # Without --parsable's lone number: a wrapper may have dropped the option.
+    bare=re.compile(r"^(\d+)(?:;[^;\s]*)?\s*$", re.MULTILINE),
+    uncertain=re.compile(
+        r"timed out|unable to contact slurm controller|unexpected message|zero bytes were transmitted"
+        r"|communication|connection (?:reset|closed|refused)|(?:send|receive) (?:failure|error)|terminated",
+        re.IGNORECASE,
+    ),
+    later=re.compile(
+        r"(?:QOS|Assoc)(?:Max|Grp)\w*Submit\w*|job limit|maximum number of jobs"
+        # MaxJobCount, in the words of sbatch, of 22.05 and of later versions.
+        r"|job queue full|create job record, try again|MaxJobCount limit"
+        r"|temporarily (?:un|disabled)|rate limit exceeded|in standby mode"
+        # An administrator closed it, most often for a maintenance.
+        r"|partition not available \(inactive or drain\)",
+        re.IGNORECASE,
+    ),
+    refused=re.compile(r"error:|unrecognized option|invalid"),
+)
 
 
 class Slurm(Scheduler):
@@ -69,6 +80,7 @@ class Slurm(Scheduler):
     restart_expression: ClassVar[str] = "${SLURM_RESTART_COUNT:-0}"
     prefix: ClassVar[str] = "#SBATCH"
     options: ClassVar[Sequence[Option]] = slurm_options.OPTIONS
+    submit_words: ClassVar[SubmitWords | None] = _WORDS
 
     def prologue(self, request: JobRequest, control: str) -> Sequence[str]:
         """``srun`` would take ``--export`` for its own, and its tasks would miss what the script exports."""
@@ -98,29 +110,6 @@ class Slurm(Scheduler):
         control = control_directory(request.directory, request.name)
         made = [f"(umask 077; {make_directories(control, request.array.indices)}) &&"] if request.array else []
         return " ".join((*made, f"exec sbatch --parsable --job-name={quote(request.name)} {quote(script)}"))
-
-    def parse_submit(self, result: CommandResult) -> str:
-        """The job's id; wrappers that sites put around ``sbatch`` may print more before it.
-
-        A refusal that time cures (a full queue) is a ``SubmissionRefused`` whose ``transient`` is True.
-        """
-        words = " ".join(f"{result.stderr} {result.stdout}".split())[-1000:]
-        # Without --parsable's lone number: a wrapper may have dropped the option.
-        accepted = _ACCEPTED.findall(result.stdout)
-        if result.exit_status == 0:
-            accepted = accepted or _PARSABLE.findall(result.stdout)
-        if accepted:
-            return str(accepted[-1])
-        if result.exit_status in (126, 127):
-            raise SubmissionRefused(f"sbatch cannot be run: {words}", advice="is SLURM in the account's PATH?")
-        if 0 < result.exit_status < _TIMEOUT_STATUS or result.exit_status == 255:
-            if _LATER.search(words) and not re.search("timed out", words, re.IGNORECASE):
-                refused = SubmissionRefused(words)
-                refused.transient = True
-                raise refused
-            if not _UNCERTAIN.search(words) and re.search(r"error:|unrecognized option|invalid", words):
-                raise SubmissionRefused(words)
-        raise SubmissionUncertain(f"sbatch ended with status {result.exit_status}: {words or 'no words'}")
 
     def find_command(self, name: str, user: str | None, directory: str) -> str:
         """``squeue`` and ``sacct`` by name, and the cluster's clock."""
@@ -255,8 +244,8 @@ class Slurm(Scheduler):
                     found[job.native_id] = end
         for native_id, record in ends.records(lines, jobs).items():
             # A job that left the queue is not started again, so its record is final.
-            told = found.get(native_id)
-            found[native_id] = with_record(told, record) if told else ends.alone(record, known.by_id[native_id])
+            if (own := ends.joined(found.get(native_id), record, known.by_id[native_id])) is not None:
+                found[native_id] = own
         fault = _fault(accounting)
         elements = frame.unframe(result.stdout, "elements")
         if elements is not None and not _fault(elements) and not fault:

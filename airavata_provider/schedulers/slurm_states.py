@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import JobStatus
-from airavata_provider.schedulers.record import ExitRecord, outcome_of_end
 
 log = logging.getLogger(__name__)
 
@@ -172,21 +171,6 @@ def neutral(native: str, states: Mapping[str, JobState]) -> tuple[str, JobState]
 @cache
 def _warn(native: str) -> None:
     log.warning("SLURM's job state %r is not known here; taken as UNKNOWN", native)
-
-
-def with_record(end: JobStatus, record: ExitRecord) -> JobStatus:
-    """SLURM's word on an end, with the exit code of the job's own record."""
-    if end.state is JobState.COMPLETE:
-        return end
-    own = outcome_of_end(record.exit_code, record.signal, record.reason)
-    return replace(
-        end,
-        exit_code=record.exit_code,
-        signal=record.signal,
-        reason=end.reason or record.reason,
-        # SLURM takes a status above 128 for a status; the script knows what it was.
-        outcome=own if end.outcome in (Outcome.FAILED, Outcome.SIGNALED) else end.outcome,
-    )
 
 
 def _exit_code(text: str) -> tuple[int | None, int | None]:

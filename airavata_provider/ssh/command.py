@@ -17,8 +17,16 @@ import asyncssh
 
 # `read` takes no byte beyond the newline (POSIX), so what follows is the command's own input.
 # It fails when the line has no end: a text that was cut off by a broken connection must not run in part.
-# %b undoes what `encoded` does.
-BOOTSTRAP = """exec /bin/sh -c 'IFS= read -r _a || exit 65; eval "$(printf %b "$_a")"'"""
+# %b undoes what `encoded` does. But `read` takes a system call for each byte: a long text that has no input comes
+# after a line with its mark, and ends with that mark.
+BOOTSTRAP = (
+    """exec /bin/sh -c 'IFS= read -r _a || exit 65; case $_a in"""
+    """ airavata-????????????????) _b=$(cat); case $_b in *"#$_a") eval "$_b";; *) exit 65;; esac;;"""
+    """ *) eval "$(printf %b "$_a")";; esac'"""
+)
+
+LONG = 2000
+"""Bytes from which on starting ``cat`` costs the host less than reading each of them."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +38,23 @@ class RawResult:
     stderr: bytes
 
 
-def encoded(command: str, token: str) -> bytes:
-    """A shell text as the one line that :data:`BOOTSTRAP` reads.
+def encoded(command: str, token: str, data: bytes = b"") -> bytes:
+    """A shell text and its input as :data:`BOOTSTRAP` reads them.
 
     Text that is not UTF-8 may be in it as surrogate escapes (file names).
 
-    :param token: what marks the start of the command's output
+    :param token: what marks the start of the command's output, see :func:`new_token`
+    :param data: the command's standard input
     :raises ValueError: a NUL in the text
     """
     if "\0" in command:
         raise ValueError("a NUL character cannot be passed to a command")
-    text = f"unset _a; echo {token}\n{command}"
-    line = text.replace("\\", "\\\\").replace("\n", "\\n") + "\n"
-    return line.encode("utf-8", "surrogateescape")
+    text = f"unset _a _b; echo {token}\n{command}"
+    if not data and len(text) >= LONG:
+        text = f"{token}\n{text}\n#{token}\n"
+    else:
+        text = text.replace("\\", "\\\\").replace("\n", "\\n") + "\n"
+    return text.encode("utf-8", "surrogateescape") + data
 
 
 def new_token() -> str:

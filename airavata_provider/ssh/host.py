@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -43,6 +43,7 @@ from airavata_provider.ssh.connect import translated
 from airavata_provider.ssh.disk import read_chunks, write_chunks
 from airavata_provider.ssh.lane import CHANCE, SESSION_REFUSED_PAUSE_S, SESSION_REFUSED_TRIES
 from airavata_provider.ssh.scripts import Digest, FileToWrite
+from airavata_provider.ssh.shared import Shared
 
 if TYPE_CHECKING:
     from airavata_provider.ssh.lane import Lane, Link
@@ -62,6 +63,9 @@ class Host:
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
+        limits = lane.target.limits
+        #: The host for many short commands at once, which share sessions while it is busy.
+        self.shared = Shared(self, limits.max_connections * limits.sessions_per_connection)
 
     @property
     def name(self) -> str:
@@ -119,7 +123,8 @@ class Host:
         token = new_token()
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input or b""
         # The token and what start-up files print come on top of what the caller is ready to hold.
-        raw = await self._execute(encoded(command, token) + data, timeout, limit + 65536)
+        payload = encoded(command, token, data)
+        raw = await self._execute(lambda: (payload, timeout), limit + 65536)
         stdout = after_token(raw.stdout, token)
         if stdout is None:
             if raw.exit_status == 0:
@@ -248,10 +253,20 @@ class Host:
 
     # --- one command in one session ---
 
-    async def _execute(self, payload: bytes, timeout: float, limit: int) -> RawResult:
+    async def run_prepared(self, prepare: Callable[[], tuple[bytes, float]]) -> RawResult:
+        """Run what is only known once there is a session for it; for ``ssh.shared``.
+
+        :param prepare: what :func:`~airavata_provider.ssh.command.encoded` returns, and the seconds that it may take
+        :raises SSHError: as :meth:`run`
+        """
+        return await self._execute(prepare, OUTPUT_LIMIT)
+
+    async def _execute(self, prepare: Callable[[], tuple[bytes, float]], limit: int) -> RawResult:
         last = ConnectFailed("no connection", where=self.name)
+        prepared: tuple[bytes, float] | None = None
         for _ in range(_CONNECTION_TRIES):
             async with self._lane.session() as link:
+                payload, timeout = prepared = prepared or prepare()
                 try:
                     channel, collector = await self._open(link, limit)
                 except ConnectFailed as error:

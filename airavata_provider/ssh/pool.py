@@ -34,12 +34,15 @@ class SSHPool:
     def __init__(self, policy: BreakerPolicy | None = None) -> None:
         self._policy = policy or BreakerPolicy()
         self._lanes: dict[Target, Lane] = {}
+        self._hosts: dict[Target, Host] = {}
 
     def host(self, target: Target) -> Host:
-        """The way to a target's host. Connects to nothing yet; cheap, so keep the target, not the host."""
+        """The way to a target's host. Connects to nothing yet; keep the target, not the host."""
         from airavata_provider.ssh.host import Host
 
-        return Host(self.lane(target))
+        if target not in self._hosts:
+            self._hosts[target] = Host(self.lane(target))
+        return self._hosts[target]
 
     def lane(self, target: Target) -> Lane:
         """The connections to a target. The limits are those of whoever asked first."""
@@ -56,6 +59,7 @@ class SSHPool:
         """End every connection."""
         lanes = list(self._lanes.values())
         self._lanes.clear()
+        self._hosts.clear()
         await asyncio.gather(*(lane.close() for lane in lanes))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from airavata_provider.jobs.admitter import Admitter
     from airavata_provider.jobs.store import JobStore
     from airavata_provider.models.experiment import Experiment, ResolvedExperiment
+    from airavata_provider.models.job import Job
+    from airavata_provider.models.placement import Placement
     from airavata_provider.models.resource import ComputeResource
+    from airavata_provider.models.rules import Rule, Sizes
     from airavata_provider.ssh.host import Host
     from airavata_provider.storage.base import Storage
 
@@ -57,8 +60,13 @@ class Services(ABC):
     """The outside world, as a host hands it to tasks."""
 
     store: JobStore
-    live_log_interval: float = 15.0
-    """Seconds between two looks at what running jobs write."""
+
+    @abstractmethod
+    def compute_resource(self, name: str) -> ComputeResource:
+        """The compute resource of that name.
+
+        :raises CatalogError: there is none
+        """
 
     @abstractmethod
     async def host(self, resource: ComputeResource) -> Host:
@@ -113,13 +121,48 @@ class Deadline:
             self._scope.reschedule(clock() + left)
 
 
+class Elsewhere(ABC):
+    """How a task that submits a job once more moves its experiment to another place; a host hands it in."""
+
+    @abstractmethod
+    async def choose(self, rule: Rule, number: int, attempts: Sequence[Job]) -> tuple[Placement, Sizes]:
+        """The place that placement takes of those where the request fits and no such failure was, and what the next
+        attempt asks for there. Nothing is put on record.
+
+        :param number: the rule's
+        :param attempts: of the submission, the last one last
+        :raises NotAgain: there is none; why
+        """
+
+    @abstractmethod
+    async def at(self, placement: Placement | None) -> TaskContext[Any]:
+        """What the task is given there.
+
+        :param placement: None: the one on record
+        """
+
+    @abstractmethod
+    async def prepare(self) -> TaskContext[Any]:
+        """Do what comes before the submission where the experiment is now, by the record.
+
+        Killed and done again, it finds what it left.
+
+        :return: what the task is given then
+        """
+
+
+async def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class TaskContext(Generic[P]):
     """What one run of one task is given.
 
     :param identity: which task of which experiment
     :param try_number: Airflow's, from 1; for records and messages only, never for names
-    :param fresh: a person cleared this task after it had ended: start anew instead of finding the old result
+    :param fresh: a person cleared this task after it had ended: start anew instead of finding the old result. It
+        stays so, whoever is killed or fails, until the task has completed or says that it has :attr:`begun` anew
     :param parameters: validated, templates rendered
     :param experiment: the request, None in a hand-written DAG
     :param resource: where it runs
@@ -127,7 +170,10 @@ class TaskContext(Generic[P]):
     :param services: the outside world
     :param log: this task's log
     :param deadline: how long it may take
+    :param past: with ``fresh``: the last attempt at a job of this task that was there when it was cleared, 0 for none
+    :param begun: puts on record that a fresh task has begun anew: started again, it goes on
     :param submission: of a task that answers a job's end by submitting it once more: what its submission is given
+    :param elsewhere: of one that may do that at another place: the way there
     """
 
     identity: TaskIdentity
@@ -140,7 +186,10 @@ class TaskContext(Generic[P]):
     services: Services
     log: logging.Logger
     deadline: Deadline = field(default_factory=Deadline)
+    past: int = 0
+    begun: Callable[[], Awaitable[None]] = _nothing
     submission: TaskContext[Any] | None = None
+    elsewhere: Elsewhere | None = None
 
 
 @dataclass(frozen=True)
@@ -167,8 +216,9 @@ class Task(ABC, Generic[P]):
     run_on: ClassVar[str] = "triggerer"
     """Where it runs when the pattern does not say: ``triggerer`` or ``worker``."""
 
-    boundary: ClassVar[bool] = False
-    """Whether a segment ends before and after it (a job's monitor, which waits for hours)."""
+    judges: ClassVar[str | None] = None
+    """The parameter that names the submission whose job's bad end is this task's (a monitor's). Who clears a segment
+    of both then gets another job, not the same end again."""
 
     def defaults(self, experiment: ResolvedExperiment) -> Mapping[str, Any]:
         """Parameters that follow from the experiment where the pattern leaves them out. Pure."""

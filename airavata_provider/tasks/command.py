@@ -80,6 +80,7 @@ class RemoteCommand(Task[RemoteCommandParameters]):
         if context.fresh:
             await self._end(context, host)
             await host.remove(control_directory(request.directory, request.name))
+            await context.begun()
         native_id = await submit(
             host,
             Fork(),

@@ -160,7 +160,7 @@ def door_faults(experiment: ResolvedExperiment) -> list[Fault]:
 
     Looks at what follows from the experiment, not at what a pattern's own parameters change.
     """
-    from airavata_provider.tasks.submission import SubmitParameters, request_of
+    from airavata_provider.tasks.submit_parameters import SubmitParameters, request_of
 
     resource = experiment.resource
     try:

@@ -6,9 +6,9 @@ Imports no Airflow, and neither asyncssh nor SQLAlchemy at its top.
 from __future__ import annotations
 
 import asyncio
+import logging
 import posixpath
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,10 +20,11 @@ from airavata_provider.jobs.state import ends_as
 from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import Job, JobState
 from airavata_provider.models.rules import NotAgain, Rule, made_by
+from airavata_provider.monitors.output import outputs
 from airavata_provider.tasks.answers import answer, submit_again
 from airavata_provider.tasks.arrays import failure
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
-from airavata_provider.tasks.submission import request_end
+from airavata_provider.tasks.ending import request_end
 
 if TYPE_CHECKING:
     from airavata_provider.models.resolved import ResolvedExperiment
@@ -60,7 +61,7 @@ class Monitor(Task[MonitorParameters]):
 
     name: ClassVar[str] = "monitor"
     Parameters: ClassVar[type[Parameters]] = MonitorParameters
-    boundary: ClassVar[bool] = True
+    judges: ClassVar[str | None] = "job"
 
     def defaults(self, experiment: ResolvedExperiment) -> Mapping[str, Any]:
         """The output that the application names."""
@@ -84,7 +85,7 @@ class Monitor(Task[MonitorParameters]):
         first = False
         while True:
             if made_by(job) is not None and job.native_id is None:
-                job = await submit_again(context, job, first=first)
+                context, job = await submit_again(context, job, first=first)
             job = await self._wait(context, job)
             if not context.parameters.on_outcome:
                 return self._end(context, job)
@@ -100,7 +101,7 @@ class Monitor(Task[MonitorParameters]):
             if following is None:
                 # As the scheduler's own words have it by now.
                 return self._end(context, await self._wait(context, job), note)
-            job, first = following
+            context, job, first = following
 
     async def _wait(self, context: TaskContext[Any], job: Job) -> Job:
         if job.ended_at is None:
@@ -143,7 +144,7 @@ class Monitor(Task[MonitorParameters]):
         if path is not None and job.resource == context.resource.name:
             job = await store.wait(job.name, until=_runs_or_over)
             if job.ended_at is None:
-                async with _shown(context, path):
+                with outputs().followed(job.resource, path, _shown(context.log)):
                     return await store.wait(job.name)
         return await store.wait(job.name)
 
@@ -238,26 +239,11 @@ def log_file(wanted: MonitorParameters, job: Job) -> str | None:
     return posixpath.join(job.directory, wanted.output)
 
 
-@asynccontextmanager
-async def _shown(context: TaskContext[Any], path: str) -> AsyncIterator[None]:
-    """Meanwhile, what the file gains is in the task's log."""
-    from airavata_provider.monitors.output import outputs
+def _shown(log: logging.Logger) -> Callable[[list[str]], None]:
+    def show(lines: list[str]) -> None:
+        log.info("The job wrote:\n%s", "\n".join(f"| {line}" for line in lines))
 
-    services, resource = context.services, context.resource
-
-    async def show() -> None:
-        every_s = services.live_log_interval
-        new = outputs().follow(resource.name, lambda: services.host(resource), path, every_s)
-        async with aclosing(new):
-            async for lines in new:
-                context.log.info("The job wrote:\n%s", "\n".join(f"| {line}" for line in lines))
-
-    showing = asyncio.create_task(show(), name="airavata live log")
-    try:
-        yield
-    finally:
-        showing.cancel()
-        await asyncio.wait([showing])
+    return show
 
 
 def _runs_or_over(job: Job) -> bool:

@@ -6,9 +6,9 @@ Imports no Airflow, and no asyncssh at its top.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import Field
 
@@ -27,8 +27,16 @@ if TYPE_CHECKING:
     from airavata_provider.storage.transfer import Transfer
 
 T = TypeVar("T")
+Fetched: TypeAlias = "tuple[list[Transfer], list[str], list[str]]"
+"""Files, the addresses that they went to, and required ones that are not there."""
+
 ELEMENTS_AT_A_TIME = 4
 """Elements of an array whose outputs are fetched at the same time."""
+
+LATE_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Pauses between looks for what a completed job should have left: a shared file system shows a file seconds after
+another machine wrote it, and the news of a job's end may be faster.
+"""
 
 NAMED = 50
 """Files of one task that are named in its log and result; a task may move thousands."""
@@ -170,7 +178,8 @@ class StageOut(Task[StageOutParameters]):
         if not parameters.elements:
             failed = await self._failed_job(context) is not None
             fetch = _Fetch(host, context.directory, storage, to)
-            transfers, uris, missing = await fetch.all(parameters.files)
+            fetched = await until_there(lambda _: fetch.all(parameters.files), [0], {0} if failed else set())
+            transfers, uris, missing = fetched[0]
             if missing and not failed:
                 raise _without(context, missing)
             if missing:
@@ -188,20 +197,21 @@ class StageOut(Task[StageOutParameters]):
         failed = await self._failed_elements(context)
         turns = asyncio.Semaphore(ELEMENTS_AT_A_TIME)
 
-        async def fetch(place: int) -> tuple[list[Transfer], list[str], list[str]]:
+        async def fetch(place: int) -> Fetched:
             async with turns:
                 one = _Fetch(host, element_directory(context.directory, place), storage, to.child(str(place)))
                 transfers, uris, missing = await one.all(context.parameters.files)
                 return [replace(each, name=f"{place}/{each.name}") for each in transfers], uris, missing
 
-        fetched = await _all(fetch(place) for place in range(context.parameters.elements))
-        lacking = {place: missing for place, (_, _, missing) in enumerate(fetched) if missing}
+        fetched = await until_there(fetch, range(context.parameters.elements), failed)
+        lacking = {place: missing for place, (_, _, missing) in fetched.items() if missing}
         for place in sorted(lacking.keys() & failed):
             context.log.warning("Element %d failed and left no %s", place, ", ".join(lacking[place]))
         faulty = sorted(lacking.keys() - failed)
         if faulty:
             raise _without(context, lacking[faulty[0]], f" in elements {named(faulty)}")
-        return [each for some, _, _ in fetched for each in some], [uri for _, uris, _ in fetched for uri in uris]
+        every = fetched.values()
+        return [each for some, _, _ in every for each in some], [uri for _, uris, _ in every for uri in uris]
 
     async def _failed_elements(self, context: TaskContext[StageOutParameters]) -> set[int]:
         identity = context.identity
@@ -239,7 +249,7 @@ class _Fetch:
     storage: Storage
     to: StorageURI
 
-    async def all(self, files: Sequence[FileToFetch]) -> tuple[list[Transfer], list[str], list[str]]:
+    async def all(self, files: Sequence[FileToFetch]) -> Fetched:
         """What was fetched, where it went, and which required files are not there."""
         from airavata_provider.storage.transfer import find_outputs, many_from_host
 
@@ -252,6 +262,24 @@ class _Fetch:
         }
         transfers = await many_from_host(self.host, self.directory, names, self.storage)
         return transfers, [str(StorageURI(self.to.storage, names[each.name])) for each in transfers], missing
+
+
+async def until_there(
+    fetch: Callable[[int], Coroutine[Any, Any, Fetched]], places: Iterable[int], failed: Set[int]
+) -> dict[int, Fetched]:
+    """What was fetched for each place; where a required file is missing, asked for again for a while, all together.
+
+    :param failed: places whose job did not complete: what they did not leave, they never will
+    """
+    wanted = list(places)
+    fetched = dict(zip(wanted, await _all(map(fetch, wanted)), strict=True))
+    for pause in LATE_S:
+        late = [place for place, (_, _, missing) in fetched.items() if missing and place not in failed]
+        if not late:
+            break
+        await asyncio.sleep(pause)
+        fetched.update(zip(late, await _all(map(fetch, late)), strict=True))
+    return fetched
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -1,4 +1,4 @@
-"""Runs the tasks of one segment, one after the other, wherever they are hosted.
+"""Runs the tasks of one segment, each after those it waits for, wherever they are hosted.
 
 Always holds: a task that ended is on record before the next one starts, so that whoever is killed, the next
 run goes on at the first unfinished task; every error leaves as an :class:`~airavata_provider.errors.AiravataError`;
@@ -16,100 +16,23 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from airavata_provider.errors import AiravataError, DeadlineExceeded, ExperimentRefused, Fault
+from airavata_provider.jobs.state import ends_as
 from airavata_provider.models.experiment import Experiment, Fitting, ResolvedExperiment, resolve
-from airavata_provider.models.identity import TaskIdentity, birth, experiment_directory
-from airavata_provider.models.job import TaskRecord, TaskState
-from airavata_provider.models.split import first_dag
+from airavata_provider.models.identity import TaskIdentity, experiment_directory
+from airavata_provider.models.job import Job, JobState, TaskRecord, TaskState
 from airavata_provider.models.template import render
+from airavata_provider.models.trigger_rules import End, verdict
 from airavata_provider.tasks.base import Deadline, Parameters, TaskContext, TaskResult
 from airavata_provider.tasks.job_request import fit
 from airavata_provider.tasks.registry import task_type
+from airavata_provider.triggers.clearing import begin_anew, mark, past_of, record_of
+from airavata_provider.triggers.hosted import HostedTask, Run
+from airavata_provider.triggers.moving import Move, until
+from airavata_provider.triggers.progress import SKIPPED, before, cleared, outcome, progress
 from airavata_provider.triggers.services import HostServices
-
-
-class HostedTask(BaseModel):
-    """One task as a trigger carries it: JSON, made by the factory or by an operator.
-
-    :param id: the task's id in the pattern; the Airflow task's id in a hand-written DAG
-    :param type: the task type's word
-    :param parameters: the pattern's parameters, templates and all
-    :param resource: a compute resource's name; None for the experiment's own
-    :param deadline_s: seconds the task may take, None for no limit
-    :param submission: the submission whose job it may submit once more; None: it does not
-    :param hands_over: its job's end starts the experiment's second run
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str
-    type: str
-    parameters: dict[str, Any] = {}
-    resource: str | None = None
-    deadline_s: float | None = None
-    submission: HostedTask | None = None
-    hands_over: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """Which attempt at which Airflow task this is.
-
-    :param dag_id: the DAG; in an experiment the pattern's name, also for its second run's DAG
-    :param run_id: the DAG run, which is the experiment's id
-    :param map_index: -1 when not mapped
-    :param try_number: from 1
-    :param conf: the run's ``conf``: the experiment, when a pattern's DAG runs
-    :param born: when the run was made; part of its jobs' identity
-    :param cleared_through: the last try that a person cleared, where the host knows it, else None: then a
-        segment that had ended well and is started with a later try was cleared (see :func:`is_fresh`)
-    """
-
-    dag_id: str
-    run_id: str
-    map_index: int
-    try_number: int
-    conf: Mapping[str, Any] | None = None
-    cleared_through: int | None = None
-    born: str = ""
-
-
-def hosted_tasks(
-    tasks: Sequence[Mapping[str, Any]],
-    parameters: Mapping[str, Any] | None,
-    resource: str | None,
-    *,
-    experiment: bool,
-) -> list[HostedTask]:
-    """The tasks of a trigger's fields; without an experiment there is one, and Airflow rendered what it takes."""
-    found = [HostedTask.model_validate(task) for task in tasks]
-    if experiment:
-        return found
-    override = {"parameters": dict(parameters or {}), "resource": resource}
-    return [task.model_copy(update=override) for task in found]
-
-
-def run_of(
-    ti: Any, dag_run: Any, *, experiment: bool, born: str | None = None, cleared_through: int | None = None
-) -> Run:
-    """The attempt that a task instance of Airflow is.
-
-    :param ti: Airflow's task instance
-    :param dag_run: Airflow's DAG run; not looked at when ``born`` is told and ``experiment`` False
-    :param born: as told by another host of the same run
-    """
-    return Run(
-        # Both runs of an experiment share everything: names, directories, records.
-        dag_id=first_dag(ti.dag_id) if experiment else ti.dag_id,
-        run_id=ti.run_id,
-        map_index=-1 if ti.map_index is None else ti.map_index,
-        try_number=ti.try_number,
-        conf=(dag_run.conf or {}) if experiment else None,
-        cleared_through=cleared_through,
-        born=born or birth(dag_run.run_after),
-    )
 
 
 @dataclass
@@ -123,64 +46,124 @@ class Segment:
     results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def is_fresh(tasks: Sequence[HostedTask], run: Run, records: Mapping[tuple[str, int], TaskRecord]) -> bool:
-    """Whether a person asked for this segment's work anew, as opposed to a retry that goes on with it.
-
-    A trigger that dies is started again with the same try number, and Airflow retries only what told of its
-    failure, which leaves a record that is not COMPLETED. So a segment that is complete on record and begins
-    again with a later try was cleared by a person. A worker can die after its work is recorded and before
-    Airflow hears of it: there the host says which tries were cleared.
-    """
-    found = [records.get((task.id, run.map_index)) for task in tasks]
-    complete = [record for record in found if record is not None and record.state is TaskState.COMPLETED]
-    if len(complete) < len(tasks):
-        return False
-    last = max(record.try_number for record in complete)
-    if run.cleared_through is not None:
-        return last <= run.cleared_through
-    return last < run.try_number
-
-
 async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
-    """Run the tasks in order; return the results by task id.
+    """Run the tasks, each after those it waits for; return the results by task id.
 
-    :raises AiravataError: the first task that failed; it is on record by then
+    :raises AiravataError: the first failure that time may cure, at once; else, when the segment ended badly, the
+        first one of all. It is on record by then
+    :raises Skipped: there was nothing to do
     """
-    run, services = segment.run, segment.services
-    experiment = resolved = None
-    if run.conf is not None:
-        experiment = Experiment.from_conf(run.conf, experiment_id=run.run_id)
-        resolved = await _placed(segment, experiment)
-        # A request that fits nowhere is told so before it waits.
-        fitting = fit(experiment, services.catalog()) if resolved is None else None
-        await _until(experiment.not_before, segment.log)
-        if fitting is not None:
-            resolved = await _place(segment, fitting)
-    records = await services.store.task_records(run.dag_id, run.run_id, run.born)
-    fresh = is_fresh(segment.tasks, run, records)
-    if fresh:
-        await services.store.forget_tasks(
-            run.dag_id, run.run_id, run.born, [(task.id, run.map_index) for task in segment.tasks]
-        )
+    run, tasks = segment.run, segment.tasks
+    experiment, resolved = await _experiment(segment)
+    records = await segment.services.store.task_records(run.dag_id, run.run_id, run.born)
+    found = progress(tasks, run, records, await _to_resubmit(segment, records))
+    redone = [task for task in tasks if task.id not in found.kept]
+    records = await begin_anew(segment.services.store, redone, run, records, found.fresh)
     segment.results.update(
         (task_id, record.result)
         for (task_id, map_index), record in records.items()
         if record.state is TaskState.COMPLETED and map_index in (-1, run.map_index)
     )
-    for task in segment.tasks:
+    upstreams, ends = before(tasks), dict(found.kept)
+    failure: Exception | None = None
+    for task in tasks:
         record = records.get((task.id, run.map_index))
-        if not fresh and record is not None and record.state is TaskState.COMPLETED:
-            segment.log.info("%s: done by try %d already", task.id, record.try_number)
+        if task.id in ends and record is not None:
+            segment.log.info("%s: ended by try %d already: %s", task.id, record.try_number, ends[task.id])
+            if ends[task.id] == "failed":
+                failure = failure or AiravataError(record.error)
             continue
-        result = await _run_task(segment, task, experiment, resolved, fresh)
-        segment.results[task.id] = result.values
-        if result.skipped:
-            raise Skipped(task.id)
+        told = verdict(task.trigger_rule, [ends[upstream] for upstream in upstreams[task.id]])
+        if told != "run":
+            ends[task.id] = told
+            await _record_unrun(segment, task, told, past_of(record))
+            continue
+        try:
+            result = await _run_task(segment, task, experiment, resolved, past_of(record))
+        except Exception as error:
+            if not _for_good(error, run):
+                await expect_retry(segment)
+                raise
+            if len(tasks) == 1:
+                raise
+            segment.log.error("%s: %s: %s", task.id, type(error).__name__, error)  # noqa: TRY400 -- for users
+            ends[task.id], failure = "failed", failure or error
+        else:
+            ends[task.id] = "skipped" if result.skipped else "success"
+            segment.results[task.id] = result.values
+        if task.before is not None and experiment is not None:
+            resolved = await _placed(segment, experiment)  # it may have moved the experiment
+    end = outcome(tasks, ends)
+    if failure is not None and end == "failed":
+        raise failure
+    if end == "skipped":
+        raise Skipped(tasks[-1].id)
+    await _hand_over(segment)
+    return {task.id: segment.results[task.id] for task in tasks if task.id in segment.results}
+
+
+async def _hand_over(segment: Segment) -> None:
+    """After whatever was done, by this try or an earlier one: the first of two runs must not end without it."""
+    run, store = segment.run, segment.services.store
     for task in segment.tasks:
-        # After whatever was done, by this try or an earlier one: the first run must not end without it.
         if task.hands_over:
-            await services.store.handovers.wait(run.dag_id, run.run_id, run.born, task.id, run.try_number)
-    return {task.id: segment.results[task.id] for task in segment.tasks}
+            await store.handovers.wait(run.dag_id, run.run_id, run.born, task.id, run.try_number)
+
+
+def _for_good(error: Exception, run: Run) -> bool:
+    """Whether Airflow will not try again after that."""
+    return not run.may_retry or (isinstance(error, AiravataError) and not error.transient)
+
+
+async def expect_retry(segment: Segment) -> None:
+    """Before Airflow is told of a failure that it answers with another try: whatever stands, stands for that, too."""
+    run, store = segment.run, segment.services.store
+    records = await store.task_records(run.dag_id, run.run_id, run.born)
+    found = (records.get((task.id, run.map_index)) for task in segment.tasks)
+    standing = [replace(each, stands_through=run.try_number + 1) for each in found if each and each.stands_through]
+    if standing:
+        await store.record_tasks(standing)
+
+
+async def _experiment(segment: Segment) -> tuple[Experiment | None, ResolvedExperiment | None]:
+    """The request, and what it means where it runs; waits until it may begin. None in a hand-written DAG."""
+    run, services = segment.run, segment.services
+    if run.conf is None:
+        return None, None
+    experiment = Experiment.from_conf(run.conf, experiment_id=run.run_id)
+    resolved = await _placed(segment, experiment)
+    # A request that fits nowhere is told so before it waits.
+    fitting = fit(experiment, services.catalog()) if resolved is None else None
+    await _not_before(experiment.not_before, segment.log)
+    return experiment, resolved if fitting is None else await _place(segment, fitting)
+
+
+async def _to_resubmit(segment: Segment, records: Mapping[tuple[str, int], TaskRecord]) -> list[str]:
+    """Submissions whose job ended badly before a person, for certain, cleared the segment: another one is wanted."""
+    run, store, found = segment.run, segment.services.store, []
+    for task in segment.tasks:
+        judged = task_type(task.type).judges
+        submission = task.parameters.get(judged) if judged else None
+        if submission not in {each.id for each in segment.tasks}:
+            continue
+        told, sent = (records.get((task_id, run.map_index)) for task_id in (task.id, str(submission)))
+        ended = told if told is not None and told.state is TaskState.FAILED and told.stands_through else None
+        # Who marks a waiting task failed leaves it without a record.
+        if (last := ended or (sent if told is None else None)) is None or not cleared(run, last):
+            continue
+        identity = TaskIdentity(run.dag_id, run.run_id, str(submission), run.map_index, run.born)
+        job = await store.latest(identity)
+        if job is None or job.ended_at is None or (ended is None and job.cancel_requested_at is None):
+            continue
+        if await _ended_badly(store, identity, job):
+            found.append(str(submission))
+    return found
+
+
+async def _ended_badly(store: Any, submission: TaskIdentity, job: Job) -> bool:
+    if job.size is None:
+        return ends_as(job) is not JobState.COMPLETE
+    return any(ends_as(each) is not JobState.COMPLETE for each in await store.latest_elements(submission))
 
 
 class Skipped(Exception):
@@ -205,7 +188,7 @@ async def cancel_segment(segment: Segment) -> None:
             segment.results.setdefault(task_id, record.result)
     for task in segment.tasks:
         try:
-            context = make_context(segment, task, experiment, resolved, fresh=False)
+            context = make_context(segment, task, experiment, resolved)
             await task_type(task.type).cancel(context)
         except AiravataError as error:
             segment.log.warning("%s: could not be cancelled: %s", task.id, error)
@@ -235,52 +218,68 @@ async def _run_task(
     task: HostedTask,
     experiment: Experiment | None,
     resolved: ResolvedExperiment | None,
-    fresh: bool,
+    past: int | None,
 ) -> TaskResult:
-    run = segment.run
+    """:param past: see :func:`~airavata_provider.triggers.clearing.mark`"""
+    run, store = segment.run, segment.services.store
     started = datetime.now(UTC)
+
+    async def begun() -> None:
+        nonlocal past
+        if past is not None:
+            await store.record_task(record_of(run, task.id, TaskState.EXECUTING, started))
+            past = None
+
     if len(segment.tasks) > 1:
         segment.log.info("::group::%s", task.id)
     result: TaskResult | None = None
-    message = ""
+    failed: Exception | None = None
     try:
-        context = make_context(segment, task, experiment, resolved, fresh)
+        context = replace(make_context(segment, task, experiment, resolved, past), begun=begun)
         try:
             async with asyncio.timeout(task.deadline_s) as scope:
-                result = await task_type(task.type).run(_until_then(context, Deadline(scope)))
+                result = await task_type(task.type).run(until(Deadline(scope), context))
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"not done after {task.deadline_s:g} s" if task.deadline_s else "timed out",
                 where=f"{task.id} on {context.resource.name}",
                 advice="raise the task's deadline in the pattern, or look at what it waited for in its log",
             ) from error
-    except AiravataError as error:
-        message = str(error)
-        raise
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
+        failed = error
         raise
     finally:
         # Cancellation is not an outcome of the task: it leaves no record, and the next run starts it again.
-        if result is not None or message:
-            await segment.services.store.record_task(
-                TaskRecord(
-                    dag_id=run.dag_id,
-                    experiment_id=run.run_id,
-                    task_id=task.id,
-                    map_index=run.map_index,
-                    try_number=run.try_number,
-                    state=TaskState.COMPLETED if result is not None else TaskState.FAILED,
-                    started_at=started,
-                    ended_at=datetime.now(UTC),
-                    result=dict(result.values) if result is not None else {},
-                    error=message,
-                    born=run.born,
-                )
+        stands = segment.run.try_number
+        if result is not None:
+            values = {**result.values, SKIPPED: True} if result.skipped else dict(result.values)
+            await _record(segment, task, TaskState.COMPLETED, started, result=values, stands_through=stands)
+        elif failed is not None:
+            through = stands if _for_good(failed, segment.run) else None
+            message = str(failed) if isinstance(failed, AiravataError) else f"{type(failed).__name__}: {failed}"
+            values = mark(past)
+            await _record(
+                segment, task, TaskState.FAILED, started, result=values, error=message, stands_through=through
             )
         if len(segment.tasks) > 1:
             segment.log.info("::endgroup::")
     return result
+
+
+async def _record_unrun(segment: Segment, task: HostedTask, end: End, past: int | None) -> None:
+    segment.log.info("%s: %s, by its trigger rule %s", task.id, end, task.trigger_rule)
+    now = datetime.now(UTC)
+    if end == "skipped":
+        values = {SKIPPED: True, **mark(past)}
+        await _record(segment, task, TaskState.COMPLETED, now, result=values, stands_through=segment.run.try_number)
+    else:
+        error = f"not run: what it waits for did not end as {task.trigger_rule} asks"
+        await _record(segment, task, TaskState.CANCELED, now, result=mark(past), error=error)
+
+
+async def _record(segment: Segment, task: HostedTask, state: TaskState, started: datetime, **values: Any) -> None:
+    record = record_of(segment.run, task.id, state, started, ended_at=datetime.now(UTC), **values)
+    await segment.services.store.record_task(record)
 
 
 def make_context(
@@ -288,9 +287,11 @@ def make_context(
     task: HostedTask,
     experiment: Experiment | None,
     resolved: ResolvedExperiment | None,
-    fresh: bool,
+    past: int | None = None,
 ) -> TaskContext[Any]:
     """Everything one task is given, its parameters rendered and validated.
+
+    :param past: see :func:`~airavata_provider.triggers.clearing.mark`
 
     :raises ExperimentRefused: parameters that make no sense once their templates are rendered
     :raises CatalogError: an unknown resource
@@ -312,23 +313,26 @@ def make_context(
             raise ExperimentRefused(task.id, [Fault("resource", "no compute resource is named")])
         resource = segment.services.catalog().compute_resource(task.resource)
         directory = f"{resource.scratch}/{experiment_directory(run.dag_id, run.run_id, run.born)}"
-    return TaskContext(
+    context = TaskContext[Any](
         identity=TaskIdentity(run.dag_id, run.run_id, task.id, run.map_index, run.born),
         try_number=run.try_number,
-        fresh=fresh,
+        fresh=past is not None,
+        past=past or 0,
         parameters=_validate(kind.Parameters, parameters, task.id),
         experiment=experiment,
         resource=resource,
         directory=directory,
         services=segment.services,
         log=segment.log,
-        submission=make_context(segment, task.submission, experiment, resolved, False) if task.submission else None,
+        submission=make_context(segment, task.submission, experiment, resolved) if task.submission else None,
     )
+    if task.before is None or experiment is None or resolved is None:
+        return context
 
+    def given(task: HostedTask, resolved: ResolvedExperiment) -> TaskContext[Any]:
+        return make_context(segment, task, experiment, resolved)
 
-def _until_then(context: TaskContext[Any], deadline: Deadline) -> TaskContext[Any]:
-    again = context.submission
-    return replace(context, deadline=deadline, submission=again and replace(again, deadline=deadline))
+    return replace(context, elsewhere=Move(segment, task, experiment, given))
 
 
 def _validate(model: type[Parameters], parameters: Mapping[str, Any], task_id: str) -> Parameters:
@@ -344,7 +348,7 @@ def _validate(model: type[Parameters], parameters: Mapping[str, Any], task_id: s
         ) from None
 
 
-async def _until(moment: datetime | None, log: logging.Logger) -> None:
+async def _not_before(moment: datetime | None, log: logging.Logger) -> None:
     if moment is None:
         return
     told = False

@@ -43,6 +43,9 @@ class HostServices(Services):
         :raises CatalogError: they have faults, and had some whenever this process looked
         """
 
+    def compute_resource(self, name: str) -> ComputeResource:
+        return self.catalog().compute_resource(name)
+
     def admitter(self) -> Admitter:
         from airavata_provider.jobs.admission import limits_of
         from airavata_provider.jobs.admitter import get_admitter
@@ -75,7 +78,6 @@ class AirflowServices(HostServices):
 
         self.settings = get_settings()
         self.store = get_store()
-        self.live_log_interval = self.settings.live_log_interval
         self._catalog = CatalogFolders(self.settings.catalog_folders)
         self._targets: dict[tuple[str, str | None, Limits], tuple[float, Target]] = {}
         self._reading: dict[tuple[str, str | None, Limits], asyncio.Lock] = {}
@@ -132,15 +134,16 @@ class AirflowServices(HostServices):
         return token(job)
 
     async def watch(self) -> None:
-        from airavata_provider.jobs.reconcile import ensure_reconciler
+        from airavata_provider.jobs.reconcile import Pace, ensure_reconciler
         from airavata_provider.monitors.poll import Patience
         from airavata_provider.monitors.rhythm import Rhythm
 
         set_ = self.settings
+        rhythm = Rhythm(set_.poll_interval, set_.poll_interval_min, set_.poll_interval_max)
         ensure_reconciler(
             self.store,
             self.way,
-            rhythm=Rhythm(set_.poll_interval, set_.poll_interval_min, set_.poll_interval_max),
+            pace=Pace(rhythm=rhythm, show=set_.live_log_interval),
             patience=Patience(over_s=set_.unknown_grace, unreachable_s=set_.unreachable_grace),
         )
 

@@ -34,7 +34,7 @@ _LOG = logging.getLogger("airavata_provider.task")
 class TaskTrigger(BaseTrigger):
     """Runs tasks in the triggerer and ends the Airflow task with their outcome.
 
-    :param tasks: one dict per task, see :class:`~airavata_provider.triggers.host.HostedTask`
+    :param tasks: one dict per task, see :class:`~airavata_provider.triggers.hosted.HostedTask`
     :param experiment: True when the run's ``conf`` is an experiment, as in a pattern's DAG
     :param parameters: of the only task, in a hand-written DAG; rendered by Airflow
     :param resource: compute resource of the only task, in a hand-written DAG; rendered by Airflow
@@ -79,13 +79,17 @@ class TaskTrigger(BaseTrigger):
         yield await self._outcome()
 
     async def _outcome(self) -> TriggerEvent:
-        from airavata_provider.triggers.host import Skipped, run_segment
+        from airavata_provider.triggers.host import Skipped, expect_retry, run_segment
 
         try:
             segment = self._segment()
             results = await run_segment(segment)
             if self.xcom:
-                await self._push(results)
+                try:
+                    await self._push(results)
+                except Exception:
+                    await expect_retry(segment)
+                    raise
         except Skipped:
             return TaskSkippedEvent()
         except AiravataError as error:
@@ -110,7 +114,8 @@ class TaskTrigger(BaseTrigger):
         return bool(getattr(self.task, "retries", 1))
 
     def _segment(self) -> Any:
-        from airavata_provider.triggers.host import Segment, hosted_tasks, run_of
+        from airavata_provider.triggers.host import Segment
+        from airavata_provider.triggers.hosted import hosted_tasks, run_of
         from airavata_provider.triggers.services import get_services
 
         ti = self.task_instance
@@ -120,7 +125,7 @@ class TaskTrigger(BaseTrigger):
         dag_run = None if self.born and not self.experiment else _dag_run(ti)
         return Segment(
             tasks=hosted_tasks(self.tasks, self.parameters, self.resource, experiment=self.experiment),
-            run=run_of(ti, dag_run, experiment=self.experiment, born=self.born),
+            run=run_of(ti, dag_run, experiment=self.experiment, born=self.born, may_retry=self._may_retry()),
             services=get_services(),
             log=_LOG,
         )

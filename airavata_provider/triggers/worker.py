@@ -14,7 +14,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from airavata_provider.errors import AiravataError
 from airavata_provider.models.identity import birth
-from airavata_provider.triggers.host import Segment, Skipped, hosted_tasks, run_of, run_segment
+from airavata_provider.triggers.host import Segment, Skipped, run_segment
+from airavata_provider.triggers.hosted import hosted_tasks, run_of
 from airavata_provider.triggers.services import close_services, get_services
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def run_on_worker(kwargs: Mapping[str, Any], context: Context, *, retries: int) 
     ti = context["ti"]
     experiment = kwargs.get("experiment", False)
     tasks = hosted_tasks(kwargs["tasks"], kwargs.get("parameters"), kwargs.get("resource"), experiment=experiment)
-    run = run_of(ti, context["dag_run"], experiment=experiment, cleared_through=ti.max_tries - retries)
+    run = run_of(
+        ti, context["dag_run"], experiment=experiment, cleared_through=ti.max_tries - retries, may_retry=retries > 0
+    )
 
     async def work() -> dict[str, Mapping[str, Any]]:
         try:

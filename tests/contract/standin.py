@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from airavata_provider.errors import SubmissionRefused
 from airavata_provider.jobs.submission import RemoteHost
+from airavata_provider.models.job import JobState
 from tests.contract.hosts import LocalHost
 from tests.contract.suite import SchedulerContract, WalltimeContract
 from tests.standins.engine import Cluster
@@ -51,3 +53,14 @@ class StandIn(SchedulerContract, WalltimeContract):
         ref = await self.submitted(host, self.request_(folder, shell, walltime_s=30, signal_before_end_s=28))
         assert (await self.end(host, ref)).exit_code == 4
         assert (folder / "stdout.txt").read_text() == "ready\nnoticed\n"
+
+    async def test_a_full_queue_is_later_and_then_there_is_room(
+        self, host: RemoteHost, folder: Path, cluster: Cluster
+    ) -> None:
+        request = self.request_(folder, "true")
+        cluster.configure(max_jobs=0)
+        with pytest.raises(SubmissionRefused) as later:
+            await self.submitted(host, request)
+        assert later.value.transient
+        cluster.configure(max_jobs=1)
+        assert (await self.end(host, await self.submitted(host, request))).state is JobState.COMPLETE

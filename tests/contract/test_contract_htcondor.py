@@ -7,9 +7,6 @@ import os
 import time
 from pathlib import Path
 
-import pytest
-
-from airavata_provider.errors import SubmissionRefused
 from airavata_provider.jobs.submission import RemoteHost
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
@@ -47,12 +44,6 @@ class TestHTCondor(StandIn):
         ]
         find = self.adaptor.find_command(refs[0].name, None, str(folder))
         assert self.adaptor.parse_find(await host.run(find), refs[0].name) == refs[0].native_id
-
-    async def test_a_full_queue_is_later(self, host: RemoteHost, folder: Path, cluster: Cluster) -> None:
-        cluster.configure(max_jobs=0)
-        with pytest.raises(SubmissionRefused, match="MAX_JOBS_PER_OWNER") as later:
-            await self.submitted(host, self.request_(folder, "true"))
-        assert later.value.transient
 
     async def test_the_environment_that_is_exported_is_there(self, folder: Path, host: RemoteHost) -> None:
         request = self.request_(folder, "echo $LANG", export=("LANG",), memory_mb=100, tasks=2)

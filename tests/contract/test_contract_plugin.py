@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from airavata_provider.schedulers.base import Scheduler
+from airavata_provider.errors import SubmissionRefused
+from airavata_provider.schedulers.base import CommandResult, Scheduler
 from airavata_provider.schedulers.registry import known_schedulers, scheduler
 from tests.contract.hosts import LocalHost
 from tests.contract.suite import JobsContract
@@ -59,3 +60,9 @@ class TestImaginary(JobsContract):
 
     def test_it_stands_beside_the_provider_s_own(self) -> None:
         assert {"imaginary", "slurm", "fork"} <= set(known_schedulers())
+
+    @pytest.mark.parametrize(("words", "later"), [("qadd: full", True), ("qadd: refused: no such queue", False)])
+    def test_the_base_reads_what_its_submit_command_says(self, words: str, later: bool) -> None:
+        with pytest.raises(SubmissionRefused) as refused:
+            self.adaptor.parse_submit(CommandResult(1, "", words))
+        assert refused.value.transient is later

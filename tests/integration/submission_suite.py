@@ -20,10 +20,11 @@ from airavata_provider.errors import ConnectFailed, SubmissionRefused, Submissio
 from airavata_provider.jobs.submission import Patience, RemoteHost, submit
 from airavata_provider.models.job import SubmissionState
 from airavata_provider.schedulers.base import CommandResult, JobRef, Scheduler
+from airavata_provider.schedulers.frame import ShareableText
 from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.ssh.host import Host
 from airavata_provider.ssh.pool import SSHPool
-from airavata_provider.ssh.target import Target
+from airavata_provider.ssh.target import Limits, Target
 from tests.bed import Bed
 from tests.contract.hosts import MemoryStore, job
 
@@ -39,11 +40,30 @@ def _path(bed: Bed, command: str) -> str:
     return bed.run(f"command -v {command}").stdout.strip()
 
 
-class Bent:
-    """A host whose commands see a folder of shims first, and whose answers a test may take away.
+def _hasty(command: str) -> str:
+    """With look-ups that are given up after two seconds instead of thirty."""
+    return command.replace("airavata_limit 30 ", "airavata_limit 2 ")
 
-    Look-ups are given up after two seconds instead of thirty.
-    """
+
+class BentShared:
+    """A host whose sessions are shared, and whose commands see a folder of shims first."""
+
+    def __init__(self, host: Host, before: str) -> None:
+        self.host, self.before = host, before
+
+    @property
+    def name(self) -> str:
+        return self.host.name
+
+    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
+        assert isinstance(command, ShareableText)
+        common, own = self.before + command.common, _hasty(command.own)
+        bent = ShareableText(common, command.first, own, command.limit_s)
+        return await self.host.shared.run(bent, timeout=timeout)
+
+
+class Bent:
+    """A host whose commands see a folder of shims first, and whose answers a test may take away."""
 
     def __init__(self, host: Host, before: str = "", after: Callable[[int], None] | None = None) -> None:
         self.host, self.before, self.after = host, before, after
@@ -55,8 +75,7 @@ class Bent:
 
     async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
         number, self.count = self.count, self.count + 1
-        hasty = command.replace("airavata_limit 30 ", "airavata_limit 2 ")
-        result = await self.host.run(self.before + hasty, timeout=timeout)
+        result = await self.host.run(self.before + _hasty(command), timeout=timeout)
         if self.after is not None:
             self.after(number)
         return result
@@ -226,6 +245,34 @@ class SubmissionSuite:
             Bent(raw_host, shim(self.submitter, '[ $n -gt 0 ] || exit 1; exec $real "$@"')), request_
         )
         assert records() == [native_id]
+
+    @pytest.mark.parametrize("then", ["goes on", "fails without words", "kills the session", "hangs"])
+    async def test_one_of_those_who_share_a_session_submits_and(
+        self, bed: Bed, ssh_target: Target, bed_dir: str, shim: Shim, monkeypatch: pytest.MonkeyPatch, then: str
+    ) -> None:
+        monkeypatch.setattr("airavata_provider.jobs.submission.SUBMIT_S", 2)
+        monkeypatch.setattr("airavata_provider.jobs.submit_script.LOCK_S", 1)
+        monkeypatch.setattr("airavata_provider.ssh.shared.SLOW_S", 1)
+        requests = [JobRequest(f"a{os.urandom(7).hex()}", bed_dir, "sleep", ("3",), walltime_s=300) for _ in range(5)]
+        what = {
+            "goes on": "exit 0",
+            "fails without words": "exit 1",
+            "kills the session": "kill -9 0",
+            "hangs": "sleep 30",
+        }[then]
+        out = "" if then == "goes on" else ">/dev/null"
+        # Not the first one, which has a session of its own.
+        struck = f'if mkdir $0.struck 2>/dev/null; then $real "$@" {out}; {what}; fi'
+        prefix = shim(self.submitter, f'case "$*" in *{requests[2].name}*) {struck};; esac; exec $real "$@"')
+        pool = SSHPool()
+        target = replace(ssh_target, limits=Limits(max_connections=1, sessions_per_connection=1))
+        try:
+            host = BentShared(pool.host(target), prefix)
+            ids = await asyncio.gather(*(self.send(host, request) for request in requests))
+        finally:
+            await pool.close()
+        for request, native_id in zip(requests, ids, strict=True):
+            assert bed.run(f"NAME={request.name}; {self.list_ids}").stdout.split() == [native_id]
 
     async def test_two_submitters(self, raw_host: Host, request_: JobRequest, records: Records) -> None:
         ids = await asyncio.gather(*(self.send(raw_host, request_, first=n % 2 == 0) for n in range(4)))

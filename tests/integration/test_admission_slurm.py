@@ -18,7 +18,7 @@ from airavata_provider.schedulers.base import CommandResult
 from airavata_provider.ssh.host import Host
 from airavata_provider.ssh.pool import close_pool
 from airavata_provider.ssh.target import Target
-from airavata_provider.triggers.host import HostedTask
+from airavata_provider.triggers.hosted import HostedTask
 from tests.bed import Bed
 from tests.services import CATALOG, BedServices
 

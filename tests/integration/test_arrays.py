@@ -19,7 +19,7 @@ from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import Job, JobState
 from airavata_provider.ssh.pool import close_pool
 from airavata_provider.ssh.target import Target
-from airavata_provider.triggers.host import HostedTask
+from airavata_provider.triggers.hosted import HostedTask
 from tests.bed import Bed
 from tests.services import BedServices
 

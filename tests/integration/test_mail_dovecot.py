@@ -11,79 +11,25 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
+from airflow.sdk import Connection
+from imapclient import IMAPClient
 
 from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.catalog import load_catalog
 from airavata_provider.models.job import Effect, EventSource, JobState
 from airavata_provider.models.mailbox import Mailbox
-from airavata_provider.monitors.mail.imap import Account
-from airavata_provider.monitors.mail.reader import FolderReader, Pace
+from airavata_provider.monitors.base import MonitorContext
+from airavata_provider.monitors.mail.monitor import MailMonitor
+from airavata_provider.monitors.mail.reader import BATCH
 from tests.bed import Bed
-from tests.mailboxes import Maildir, known_job, maildir, message
-
-QUICK = Pace(first=0.1, at_most=0.5, retry=0.1, retry_at_most=0.5)
-BOX = {"name": "box", "connection": "imap"}
-
-
-@pytest.fixture
-def box(bed: Bed) -> Iterator[Maildir]:
-    with maildir(bed) as made:
-        yield made
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
-    store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}", watch_interval=0.05)
-    await store.create_tables()
-    yield store
-    await store.close()
-
-
-@contextlib.asynccontextmanager
-async def reading(
-    store: JobStore, account: Account, mailbox: Mailbox | None = None, *, scheduler: str = "slurm"
-) -> AsyncIterator[None]:
-    """A reader of that mailbox, for as long as the block takes."""
-
-    async def connect() -> Account:
-        return account
-
-    mailbox = mailbox or Mailbox.model_validate(BOX)
-    readers = [
-        FolderReader(mailbox, folder, store=store, account=connect, served={"cluster": scheduler}, pace=QUICK)
-        for folder in mailbox.folders
-    ]
-    tasks = [asyncio.create_task(reader.run()) for reader in readers]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
-async def counts(store: JobStore, folder: str = "INBOX") -> dict[str, int]:
-    mark = await store.mail_folders.read("box", folder)
-    return {} if mark is None else {name: number for name, number in mark.counts.items() if number}
-
-
-async def until(check: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until that is true; it may be a coroutine function."""
-    end = time.monotonic() + seconds
-    while True:
-        found = check()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return
-        assert time.monotonic() < end, "it never became true"
-        await asyncio.sleep(0.05)
+from tests.mailboxes import BOX, Maildir, counts, known_job, maildir, mailed, message, reading, told, until
 
 
 def slurm(name: str, native_id: str, what: str = "Ended, Run time 00:00:05, COMPLETED, ExitCode 0") -> str:
@@ -101,13 +47,7 @@ async def test_slurm_jobs_are_followed_by_mail_alone(bed: Bed, bed_dir: str, box
             job = await store.wait(name, 60)
             assert (job.state, job.exit_code, job.state_source) == (state, exit_code, EventSource.MAIL)
             await until(lambda name=name: told(store, name, 2))  # type: ignore[misc]
-            states = {each.event.state for each in await store.events(name) if each.event.source == EventSource.MAIL}
-            assert states == {JobState.ACTIVE, state}
-
-
-async def told(store: JobStore, name: str, number: int) -> bool:
-    events = [each for each in await store.events(name) if each.event.source == EventSource.MAIL]
-    return len(events) >= number
+            assert {each.state for each in await mailed(store, name)} == {JobState.ACTIVE, state}
 
 
 @pytest.mark.parametrize(("done", "flag"), [("seen", b"\\Seen"), ("flag", b"\\Flagged"), ("move:Done", None)])
@@ -191,23 +131,96 @@ async def newer(store: JobStore, number: int) -> bool:
     return (await counts(store, "Jobs")).get("news", 0) == number
 
 
-async def test_thousands_of_old_messages_are_read_once_and_hold_nobody_up(box: Maildir, store: JobStore) -> None:
-    many = 5000
+_CATALOG = """
+compute_resources:
+  alpha: {connection: c, scheduler: slurm, scratch: /scratch}
+  beta: {connection: c, scheduler: slurm, scratch: /scratch}
+mailboxes:
+  polled: {connection: first, idle: false, poll_interval: 1, resources: [alpha], wait: 0}
+  told: {connection: second, folders: [INBOX, Jobs], resources: [beta]}
+"""
+
+
+async def test_several_mailboxes_and_folders_with_and_without_idle(
+    bed: Bed, box: Maildir, store: JobStore, tmp_path: Path
+) -> None:
+    (tmp_path / "catalog.yaml").write_text(_CATALOG)
+    catalog = load_catalog([tmp_path])
+    with maildir(bed) as other:
+        accounts = {"first": box.account, "second": other.account}
+
+        async def connection(name: str) -> Connection:
+            account = accounts[name]
+            return Connection(
+                conn_id=name,
+                conn_type="imap",
+                host=account.host,
+                port=account.port,
+                login=account.user,
+                password=account.password,
+                extra='{"use_ssl": false}',
+            )
+
+        with other.client() as client:
+            client.create_folder("Jobs")
+        listeners = MailMonitor().listeners(MonitorContext(store, lambda: catalog, connection))
+        tasks = [asyncio.create_task(listener.run()) for listener in listeners.values()]
+        try:
+            for number, resource in enumerate(["alpha", "beta", "beta"]):
+                await known_job(store, f"job{number}", str(number), resource)
+            box.deliver(slurm("job1", "1"))  # another cluster's
+            box.deliver(slurm("job0", "0"))
+            other.deliver(slurm("job1", "1"))
+            with other.client() as client:
+                client.append("Jobs", message(slurm("job2", "2")))
+            for name in ("job0", "job1", "job2"):
+                assert (await store.wait(name, 10)).state is JobState.COMPLETE
+            await until(lambda: counted(store, {"polled": {"mismatched": 1, "news": 1}, "told": {"news": 2}}))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
+async def counted(store: JobStore, expected: dict[str, dict[str, int]]) -> bool:
+    found: dict[str, Counter[str]] = {}
+    for mark in await store.mail_folders.all():
+        found.setdefault(mark.mailbox, Counter()).update(mark.counts)
+    return {name: dict(+each) for name, each in found.items()} == expected
+
+
+async def test_old_mail_is_fetched_once_in_few_commands_and_holds_nobody_up(
+    box: Maildir, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = 3 * BATCH
     await known_job(store, "old", "41")
     await known_job(store, "new", "42")
     for number in range(many):
         subject = slurm(f"job{number}", str(100_000 + number)) if number % 2 else f"Letter {number}"
         box.deliver_raw(message(subject if number != many // 2 else slurm("old", "41")), age_s=86_400)
+    asked: list[list[int]] = []
+    fetch = IMAPClient.fetch
+
+    def counting(client: IMAPClient, uids: Sequence[int], what: Sequence[str]) -> object:
+        assert "HEADER" in what[1], "SLURM's mail is told by its header"
+        if not asked:
+            box.deliver(slurm("new", "42"))
+            with box.client() as other:
+                other.select_folder("INBOX")  # Dovecot looks for new files once a second, and at each SELECT
+        asked.append(list(uids))
+        return fetch(client, uids, what)
+
+    monkeypatch.setattr(IMAPClient, "fetch", counting)
+    expected = {"other": many // 2 - 1, "foreign": many // 2, "news": 2}
     async with reading(store, box.account):
-        await until(lambda: counts(store))  # it has begun
-        box.deliver(slurm("new", "42"))
-        await store.wait("new", 30)
-        before = await counts(store)
-        assert sum(before.values()) < many  # old mail was still to be read
-        await until(lambda: same(store, {"other": many // 2 - 1, "foreign": many // 2, "news": 2}), 60)
+        await until(lambda: same(store, expected), 60)
+    assert [len(uids) for uids in asked] == [BATCH, 1, BATCH, BATCH]
+    assert sorted(uid for uids in asked for uid in uids) == list(range(1, many + 2))
+    assert asked[0][-1] == many, "the latest first"
     async with reading(store, box.account):
-        await asyncio.sleep(0.5)
-    assert sum((await counts(store)).values()) == many + 1
+        box.deliver("One more letter")
+        await until(lambda: same(store, {**expected, "other": many // 2}))
+    assert asked[4:] == [[many + 2]]
     assert (await store.job("old")).state is JobState.COMPLETE  # type: ignore[union-attr]
 
 
@@ -265,8 +278,11 @@ def own_dovecot(bed: Bed) -> Iterator[tuple[int, Callable[[], None], Callable[[]
 _READER = """
 import asyncio, sys
 from airavata_provider.jobs.store import JobStore
-from tests.integration.test_mail_dovecot import reading
+from tests.mailboxes import reading
 from airavata_provider.monitors.mail.imap import Account
+from airavata_provider.monitors.base import MonitorContext
+from airavata_provider.monitors.mail.monitor import MailMonitor
+from airavata_provider.monitors.mail.reader import BATCH
 
 async def main(url, port, user, password):
     store = JobStore(url)
@@ -279,7 +295,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 async def test_each_message_is_one_event_whoever_is_killed(bed: Bed, box: Maildir, postgres_db: str) -> None:
-    """Reader, server and the database's connections are killed at random moments while jobs' mail comes in."""
+    """Reader, server and database go away at random moments while jobs' mail comes in, and come back."""
     chance = random.Random(7)
     store = JobStore(postgres_db, watch_interval=0.05)
     await store.create_tables()
@@ -310,7 +326,8 @@ async def test_each_message_is_one_event_whoever_is_killed(bed: Bed, box: Maildi
                 await asyncio.sleep(chance.uniform(0.0, 0.3))
                 start_dovecot()
                 await asyncio.sleep(chance.uniform(0.5, 1.0))
-                cut_off_database(bed, postgres_db)
+                with database_away(bed, postgres_db):
+                    await asyncio.sleep(chance.uniform(0.2, 0.6))
                 await asyncio.sleep(chance.uniform(1.0, 1.5))
                 reader.kill()
                 reader.wait()
@@ -323,17 +340,22 @@ async def test_each_message_is_one_event_whoever_is_killed(bed: Bed, box: Maildi
             reader.kill()
             reader.wait()
     for name in names:
-        events = [each for each in await store.events(name) if each.event.source == EventSource.MAIL]
-        assert sorted(each.event.state for each in events) == [JobState.ACTIVE, JobState.COMPLETE], name
+        states = sorted(each.state for each in await mailed(store, name))
+        assert states == [JobState.ACTIVE, JobState.COMPLETE], name
     await store.close()
 
 
-def cut_off_database(bed: Bed, url: str) -> None:
-    """End every connection to that database, as its server does when it is stopped."""
+@contextlib.contextmanager
+def database_away(bed: Bed, url: str) -> Iterator[None]:
+    """That database as others see it while its server is started again: connections end, and none begins."""
+    name = url.rpartition("/")[2]
     with psycopg.connect(bed.postgres_url, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [url.rpartition("/")[2]]
-        )
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        try:
+            yield
+        finally:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
 async def over(store: JobStore, names: list[str]) -> bool:

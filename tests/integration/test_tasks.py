@@ -8,6 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -16,15 +17,20 @@ from typing import Any
 import pytest
 
 from airavata_provider.errors import CommandFailed, FileMissing, JobCanceled, JobFailed
+from airavata_provider.jobs.poller import Way
 from airavata_provider.jobs.reconcile import stop_reconciler
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.jobs.submission import Patience, submit
 from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.identity import experiment_directory
 from airavata_provider.models.job import JobState
+from airavata_provider.monitors.poll import Runs
+from airavata_provider.schedulers.base import CommandResult
 from airavata_provider.ssh.pool import close_pool
 from airavata_provider.ssh.target import Target
-from airavata_provider.triggers.host import HostedTask, Run, Segment, cancel_segment
+from airavata_provider.tasks import staging
+from airavata_provider.triggers.host import Segment, cancel_segment
+from airavata_provider.triggers.hosted import HostedTask, Run
 from tests.bed import Bed
 from tests.services import LOG, BedServices
 
@@ -127,13 +133,29 @@ async def test_a_failed_jobs_logs_are_fetched(services: BedServices, resource: s
     assert (services.root / "out" / "stderr.txt").read_text() == "started hello\n"
 
 
-async def test_a_job_that_completed_without_its_output_is_told(services: BedServices, bed: Bed) -> None:
+async def test_a_job_that_completed_without_its_output_is_told(
+    services: BedServices, bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "LATE_S", (0.1,))
     experiment, conf = name(), request("host")
     await services.run(experiment, conf, *PREPARE)
     await services.run(experiment, conf, MONITOR)
     bed.run(f"rm {bed.scratch}/{experiment_directory('pattern', experiment, '')}/result.txt")
     with pytest.raises(FileMissing, match=r"without 'result\.txt'"):
         await services.run(experiment, conf, STAGE_OUT)
+
+
+async def test_an_output_that_the_file_system_shows_late_is_waited_for(services: BedServices, bed: Bed) -> None:
+    experiment, conf = name(), request("host")
+    await services.run(experiment, conf, *PREPARE)
+    await services.run(experiment, conf, MONITOR)
+    output = f"{bed.scratch}/{experiment_directory('pattern', experiment, '')}/result.txt"
+    bed.run(f"mv {output} {output}.unseen")
+    fetching = asyncio.create_task(services.run(experiment, conf, STAGE_OUT))
+    await asyncio.sleep(1)
+    bed.run(f"mv {output}.unseen {output}")
+    fetched = await fetching
+    assert "storage://files/out/result.txt" in [file["name"] for file in fetched["stage_out"]["files"]]
 
 
 async def test_nothing_is_fetched_where_no_job_was(services: BedServices) -> None:
@@ -263,14 +285,34 @@ async def test_a_parser_reads_and_writes_storage(services: BedServices, bed: Bed
     assert result["files"][0]["name"] == "storage://files/out/number%20of%20lines"
 
 
+class Noted:
+    """A host whose commands are noted."""
+
+    def __init__(self, host: Runs, commands: list[str]) -> None:
+        self._host = host
+        self._commands = commands
+
+    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
+        self._commands.append(command)
+        return await self._host.run(command, timeout=timeout)
+
+
 async def test_a_job_submitted_by_hand_is_waited_for_and_its_output_shown(
-    services: BedServices, bed: Bed, caplog: pytest.LogCaptureFixture
+    services: BedServices, bed: Bed, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services.live_log_interval = 0.2
     caplog.set_level(logging.INFO)
+    commands: list[str] = []
+    way = services.way
+
+    async def noted(resource: str) -> Way:
+        found = await way(resource)
+        return replace(found, host=Noted(found.host, commands))
+
+    monkeypatch.setattr(services, "way", noted)
     folder = f"{bed.scratch}/{name()}"
     # It ends when its output was shown; without that, in time for a failure that can be read.
-    script = "echo first; n=0; until [ -e seen ] || [ $n = 150 ]; do sleep 0.2; n=$((n + 1)); done; echo last"
+    wait = "n=0; until [ -e seen ] || [ $n = 150 ]; do sleep 0.2; n=$((n + 1)); done"
+    script = f"echo first \N{EURO SIGN}; {wait}; echo last"
     bed.run(f"mkdir {folder}")
     submitted = bed.run(f"sbatch --parsable -D {folder} -o by-hand.out -J by-hand -t 5 --wrap '{script}'")
     native_id = submitted.stdout.strip()
@@ -282,7 +324,7 @@ async def test_a_job_submitted_by_hand_is_waited_for_and_its_output_shown(
     )
 
     async def let_it_end() -> None:
-        while "| first" not in caplog.text:  # noqa: ASYNC110 -- a log tells nobody
+        while "| first \N{EURO SIGN}" not in caplog.text:  # noqa: ASYNC110 -- a log tells nobody
             await asyncio.sleep(0.1)
         bed.run(f"touch {folder}/seen")
 
@@ -293,3 +335,5 @@ async def test_a_job_submitted_by_hand_is_waited_for_and_its_output_shown(
     (job,) = await services.store.jobs_called(native_id)
     assert not job.ours
     assert job.started_at is not None
+    # States and what was written came by one command.
+    assert [command for command in commands if "airavata_tail" in command and "squeue" in command]

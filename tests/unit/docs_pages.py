@@ -28,7 +28,7 @@ from airavata_provider.schedulers.request import BY_SCHEDULER, Array, Dependency
 from airavata_provider.schedulers.script import write_script
 from airavata_provider.settings import Settings
 from airavata_provider.tasks.job_request import job_fields
-from airavata_provider.tasks.submission import SubmitParameters, request_of
+from airavata_provider.tasks.submit_parameters import SubmitParameters, request_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])

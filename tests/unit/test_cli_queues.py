@@ -13,8 +13,8 @@ from airavata_provider.jobs.admission import Limits, full
 from airavata_provider.jobs.placing import PlaceLoad
 from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.job import SubmissionState
+from tests.unit.cli_calls import airflow, call, deployment, folder, in_store
 from tests.unit.jobs.factory import make_job
-from tests.unit.test_cli import airflow, call, deployment, folder, in_store
 
 __all__ = ["airflow", "deployment", "folder"]
 

@@ -11,8 +11,8 @@ import pytest
 from airavata_provider.cli_queues import moment
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import JobState
+from tests.unit.cli_calls import airflow, call, deployment, folder, in_store
 from tests.unit.jobs.factory import make_event, make_job
-from tests.unit.test_cli import airflow, call, deployment, folder, in_store
 
 __all__ = ["airflow", "deployment", "folder"]
 

@@ -104,3 +104,12 @@ def test_parameters_that_make_no_sense_are_told_by_their_names(patterns: Path) -
 def test_an_unknown_pattern() -> None:
     with pytest.raises(AiravataError, match="no pattern 'nope'"):
         shown(pattern="nope")
+
+
+def test_where_modules_need_a_login_shell_the_script_runs_in_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "fixtures" / "options_catalog" / "site.yaml").read_text()
+    site = text.replace("scheduler: slurm\n", "scheduler: slurm\n    module_system: {login_shell: true}\n", 1)
+    (tmp_path / "site.yaml").write_text(site)
+    experiment = Experiment.model_validate({"application": "serial"})
+    (preview,) = previews(resolve(experiment, load_catalog([tmp_path])))
+    assert preview.script.startswith("#!/bin/bash -l\n")

@@ -19,7 +19,7 @@ def test_the_defaults() -> None:
     assert settings.sql_alchemy_conn == "sqlite:////home/airflow/airavata.db"
     assert settings.catalog_folders == settings.patterns_folders == ()
     assert settings.webhook_base_url == ""
-    assert (settings.poll_interval, settings.watch_interval) == (30.0, 0.5)
+    assert (settings.poll_interval, settings.watch_interval) == (30.0, 0.25)
 
 
 def test_texts_become_values() -> None:

@@ -29,7 +29,8 @@ def decode(mail: Mail) -> MailNews | None:
     """News from subject and body."""
     job = _SUBJECT.search(mail.subject)
     name = _NAME.search(mail.body)
-    if job is None or name is None:
+    # Further processes are an array's elements, and no message says which: HTCondor counts them without their gaps.
+    if job is None or name is None or int(job["process"]) > 0:
         return None
     exit_code, number, reason = None, None, ""
     if exited := _EXITED.search(mail.body):
@@ -45,9 +46,8 @@ def decode(mail: Mail) -> MailNews | None:
         state, outcome, reason = JobState.QUEUED, Outcome.HELD, held[0]
     else:
         return None
-    cluster, process = job["cluster"], int(job["process"])
     return MailNews(
-        native_id=cluster,
+        native_id=job["cluster"],
         name=name[1],
         state=state,
         at=mail.at,
@@ -55,9 +55,7 @@ def decode(mail: Mail) -> MailNews | None:
         exit_code=exit_code,
         signal=number,
         reason=reason,
-        # A single job is its cluster's process 0, and so is an array's first element: the store knows which.
-        index=process,
-        other_ids=(f"{cluster}.{process}", *((cluster,) if process == 0 else ())),
+        other_ids=(f"{job['cluster']}.0",),
     )
 
 

@@ -58,7 +58,8 @@ def decode(mail: Mail) -> MailNews | None:
         state, outcome, exit_code = JobState.COMPLETE, Outcome.COMPLETED, 0
     else:
         state, outcome, exit_code, number, reason = _exited(mail.body)
-    index = int(found["index"]) if found["index"] else None
+    # LSF counts from 1, elements from 0.
+    index = int(found["index"]) - 1 if found["index"] else None
     return MailNews(
         native_id=found["id"],
         name=found["name"] if index is None else _ELEMENTS.sub("", found["name"]),
@@ -69,7 +70,7 @@ def decode(mail: Mail) -> MailNews | None:
         signal=number,
         reason=reason,
         index=index,
-        other_ids=() if index is None else (f"{found['id']}[{index}]",),
+        other_ids=() if index is None else (f"{found['id']}[{found['index']}]",),
     )
 
 

@@ -53,7 +53,9 @@ def job_of(
         job.name: (job, news)
         for scheduler, news in told
         for job in jobs
-        if served.get(job.resource) == scheduler
+        # An array's own state follows from its elements'.
+        if job.size is None
+        and served.get(job.resource) == scheduler
         and job.name in keys_of(news)
         and job.native_id in ids_of(news, adaptors.get(scheduler))
     }

@@ -33,7 +33,7 @@ class MailNews:
     :param exit_code: the payload's, where the message has it
     :param signal: the signal that ended it, where the message has it
     :param reason: the scheduler's own words
-    :param index: of an array's element
+    :param index: of an array's element, as ``Scheduler.element_id`` counts: from 0, whatever the scheduler's way is
     :param other_ids: other ways in which this scheduler may have written the same id when the job was submitted
     """
 

@@ -9,6 +9,7 @@ more are a signal plus 256 (OpenPBS, Torque), so 271 is a SIGTERM: ``qdel``; neg
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
@@ -98,3 +99,14 @@ def _first_line(text: str) -> str:
 
 
 DECODER = Decoder(re.compile(r"\bPBS JOB\b", re.IGNORECASE), decode)
+
+
+def decode_torque(mail: Mail) -> MailNews | None:
+    """The same; Torque puts ``-index`` behind the name of an array's element."""
+    news = decode(mail)
+    if news is None or news.index is None:
+        return news
+    return replace(news, name=news.name.removesuffix(f"-{news.index}"))
+
+
+TORQUE = replace(DECODER, decode=decode_torque)

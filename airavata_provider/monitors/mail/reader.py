@@ -134,19 +134,22 @@ class FolderReader:
     async def run(self) -> None:
         """Read until cancelled; whatever fails is tried again, later and later."""
         while True:
-            pause = self._pace.at_most
             try:
                 await self._session()
             except MailLoginRefused as error:
+                pause = self._pace.at_most
                 _LOG.error("%s", error)
             except AiravataError as error:
-                pause = min(self._pace.first * 2 ** min(self._failures, 20), self._pace.at_most)
-                self._failures += 1
+                pause = self._next_pause()
                 _LOG.warning("%s; again in %.0f s", error, pause)
             except Exception:
-                self._failures += 1
+                pause = self._next_pause()
                 _LOG.exception("Mailbox %s, %s: reading failed unexpectedly", self._mailbox.name, self._name)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def _next_pause(self) -> float:
+        self._failures += 1
+        return min(self._pace.first * 2.0 ** min(self._failures - 1, 20), self._pace.at_most)
 
     async def _session(self) -> None:
         folder = Folder(await self._account(), self._mailbox, self._name)

@@ -4,8 +4,9 @@ Subjects, from the sources (``daemons/common/msg_daemons_common.h``, ``msg_qmast
 ``Complete``, ``Aborted``, ``Killed``, ``Suspended``, ``Continued``, ``Rescheduled``, ``Migrates``, ``Set in error
 state``; for an array's element ``Job-array task 33.2 (name) …``. A job that failed is ``Complete`` too: ``Exit
 Status = N`` in the body tells. ``Aborted`` is each job that a signal ended, whoever sent it: one over its limit, one
-that crashed, and one that was deleted, which a ``Killed`` (``was killed by root@host``) has told before. Bodies as
-captured from 8.1.9. Pure; no Airflow.
+that crashed, and one that was deleted, which a ``Killed`` (``was killed by root@host``) has told before: a failure by
+a signal, which the cancel explains where there is one (:mod:`airavata_provider.jobs.state`). Bodies as captured from
+8.1.9. Pure; no Airflow.
 """
 
 from __future__ import annotations
@@ -63,15 +64,17 @@ def decode(mail: Mail) -> MailNews | None:
         outcome = Outcome.COMPLETED if exit_code == 0 else Outcome.FAILED
         if exit_code > 128 and exit_code - 128 in {each.value for each in signal.Signals}:
             outcome, number = Outcome.SIGNALED, exit_code - 128
-    elif verb == "Aborted" and (number := _number(mail.body)) is not None:
-        state, outcome, reason = JobState.FAILED, Outcome.SIGNALED, _because(mail.body)
+    elif verb == "Killed":
+        state, outcome, reason = JobState.CANCELED, Outcome.CANCELED, _because(mail.body) or verb
+    else:
+        state, outcome, reason = JobState.FAILED, Outcome.FAILED, _because(mail.body) or verb
+        number = _number(mail.body) if verb == "Aborted" else None
         if limit := _LIMIT.search(mail.body):
             outcome, reason = _limited(limit[1]), limit[1]
-    elif verb in ("Aborted", "Failed") and (verb == "Failed" or _because(mail.body)):
-        state, outcome, reason = JobState.FAILED, Outcome.FAILED, _because(mail.body)
-    else:
-        state, outcome, reason = JobState.CANCELED, Outcome.CANCELED, _because(mail.body) or verb
-    index = int(found["index"]) if found["index"] else None
+        elif number is not None or reason == "Aborted":
+            outcome = Outcome.SIGNALED
+    # Tasks count from 1, elements from 0.
+    index = int(found["index"]) - 1 if found["index"] else None
     return MailNews(
         native_id=found["id"],
         name=found["name"],
@@ -82,7 +85,7 @@ def decode(mail: Mail) -> MailNews | None:
         signal=number,
         reason=reason,
         index=index,
-        other_ids=() if index is None else (f"{found['id']}.{index}",),
+        other_ids=() if index is None else (f"{found['id']}.{found['index']}",),
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from airavata_provider.errors import AnswerUnreadable, SubmissionRefused, SubmissionUncertain
+from airavata_provider.errors import AnswerUnreadable
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import frame
-from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
 from airavata_provider.schedulers.record import outcome_of_end
 from airavata_provider.schedulers.request import Inexpressible, JobRequest, Option
 
@@ -46,17 +47,17 @@ class Imaginary(Scheduler):
         Option(("walltime_s",), _minutes),
     )
 
+    submit_words: ClassVar[SubmitWords | None] = SubmitWords(
+        command="qadd",
+        missing="is the imaginary scheduler in the account's PATH?",
+        bare=re.compile(r"^(\d+)\s*$", re.MULTILINE),
+        uncertain=re.compile("no answer"),
+        later=re.compile("qadd: full"),
+        refused=re.compile("qadd: refused"),
+    )
+
     def submit_command(self, script: str, request: JobRequest) -> str:
         return f"qadd -n {quote(request.name)} {quote(script)}"
-
-    def parse_submit(self, result: CommandResult) -> str:
-        words = result.stdout.split()
-        if result.exit_status == 0 and words and words[-1].isdigit():
-            return words[-1]
-        said = " ".join(result.stderr.split())[-500:]
-        if result.exit_status == 1 and "qadd: refused" in said:
-            raise SubmissionRefused(said)
-        raise SubmissionUncertain(f"status {result.exit_status}: {said or 'no id'}")
 
     def find_command(self, name: str, user: str | None, directory: str) -> str:
         return _framed("qlist && qhist")

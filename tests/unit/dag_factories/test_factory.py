@@ -12,9 +12,10 @@ from airflow.dag_processing.bundles import base
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airavata_provider.errors import PatternError
+from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.pattern_folders import builtin_patterns
 from dag_factories.bundle import PatternBundle, dag_of
-from dag_factories.factory import dags_from_file
+from dag_factories.factory import dags_from_file, form
 
 PATTERNS = sorted(builtin_patterns().glob("*.yaml"))
 
@@ -35,10 +36,7 @@ def test_a_split_pattern_becomes_two_dags() -> None:
     first, second = dags_from_file(builtin_patterns() / "hpc_batch_waiting.yaml")
     assert second is not None
     assert (first.dag_id, first.task_ids) == ("hpc_batch_waiting", ["environment_setup-stage_in-submit"])
-    assert (second.dag_id, set(second.task_ids)) == (
-        "hpc_batch_waiting__after",
-        {"monitor", "stage_out-clean_up", "stage_out_failed"},
-    )
+    assert (second.dag_id, second.task_ids) == ("hpc_batch_waiting__after", ["monitor-stage_out-clean_up"])
     # By this the second run finds the version of its DAG that belongs to the first.
     assert first.doc_md == second.doc_md
     second.validate()  # type: ignore[no-untyped-call]
@@ -48,6 +46,12 @@ def test_a_split_pattern_becomes_two_dags() -> None:
     assert arguments.trigger_kwargs is not None
     handing = [task["id"] for task in arguments.trigger_kwargs["tasks"] if task.get("hands_over")]
     assert handing == ["submit"]
+    arguments = second.get_task(second.task_ids[0]).start_trigger_args
+    assert arguments is not None
+    assert arguments.trigger_kwargs is not None
+    rules = {task["id"]: task["trigger_rule"] for task in arguments.trigger_kwargs["tasks"] if "trigger_rule" in task}
+    # Of those that stage_out waits for one succeeded, the submission.
+    assert rules == {"stage_out": "none_skipped"}
 
 
 def test_a_version_of_the_bundle_gives_both_dags_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,10 +64,18 @@ def test_a_version_of_the_bundle_gives_both_dags_back(tmp_path: Path, monkeypatc
         name="airavata", folders=[str(folder)], builtin=False, archive=str(tmp_path / "archive"), version=None
     )
     bundle.initialize()
-    for dag_id, number in (("hpc_batch_waiting", 1), ("hpc_batch_waiting__after", 3)):
+    for dag_id, number in (("hpc_batch_waiting", 1), ("hpc_batch_waiting__after", 1)):
         dag = dag_of(bundle.path, dag_id)
         assert (dag.dag_id, len(dag.tasks), dag.relative_fileloc) == (dag_id, number, "waits.py")
     assert dag_of(bundle.path, "hpc_batch") is None
+
+
+def test_the_forms_fields_are_the_requests() -> None:
+    shown = form()
+    assert set(shown) <= set(Experiment.model_fields)
+    for value in (None, ["demo", "sensitive"]):
+        assert shown["only_on"].resolve(value) == value
+    assert len(json.dumps([each.schema for each in shown.values()])) < 1200
 
 
 def test_tasks_know_their_submission() -> None:
@@ -148,6 +160,36 @@ def test_a_monitor_with_rules_knows_how_its_job_was_submitted(tmp_path: Path) ->
     json.dumps(hosted)
 
 
+def test_a_monitor_whose_rule_goes_elsewhere_knows_what_to_do_there_first(tmp_path: Path) -> None:
+    path = tmp_path / "moving.yaml"
+    path.write_text(
+        "tasks:\n"
+        "  - {id: setup, type: environment_setup}\n"
+        "  - {id: fetch, type: stage_in, resource: archive, after: [setup]}\n"
+        "  - {id: read, type: docker_parser, parameters: {image: i}}\n"
+        "  - {id: build, type: remote_command, after: [setup, read], deadline: 10, parameters: {command: make}}\n"
+        "  - {id: submit, type: submit, after: [build, fetch]}\n"
+        "  - id: monitor\n"
+        "    type: monitor\n"
+        "    after: [submit]\n"
+        "    parameters:\n"
+        "      on_outcome:\n"
+        "        - {outcome: NODE_FAILURE, answer: elsewhere}\n"
+        "  - {id: clean, type: clean_up, after: [monitor]}\n"
+    )
+    arguments = dags_from_file(path)[0].get_task("monitor").start_trigger_args
+    assert arguments is not None
+    assert arguments.trigger_kwargs is not None
+    (hosted,) = arguments.trigger_kwargs["tasks"]
+    # Not what is elsewhere anyway, nor what works in storage.
+    assert hosted["before"] == [
+        {"id": "setup", "type": "environment_setup"},
+        {"id": "build", "type": "remote_command", "parameters": {"command": "make"}, "deadline_s": 10.0},
+    ]
+    json.dumps(hosted)
+
+
+ELSEWHERE = "    parameters: {on_outcome: [{outcome: NODE_FAILURE, answer: elsewhere}]}\n"
 RULES = '    parameters: {on_outcome: [{outcome: OUT_OF_MEMORY, memory: "*2"}], %s}\n'
 SUBMIT = "  - {id: submit, type: submit}\n"
 MONITOR = "  - id: monitor\n    type: monitor\n    after: [submit]\n"
@@ -187,6 +229,22 @@ MONITOR = "  - id: monitor\n    type: monitor\n    after: [submit]\n"
         (
             "  - {id: submit, type: submit, parameters: {elements: [{arguments: [a]}]}}\n" + MONITOR + RULES % "",
             "on_outcome: 'submit' submits an array, of which no rule makes another attempt",
+        ),
+        (
+            "  - {id: submit, type: submit, resource: cluster}\n" + MONITOR + ELSEWHERE,
+            "on_outcome: 'submit' is on cluster always, so no rule goes elsewhere",
+        ),
+        (
+            SUBMIT + MONITOR + "    resource: cluster\n" + ELSEWHERE,
+            "on_outcome: 'monitor' is on cluster always, so no rule goes elsewhere",
+        ),
+        (
+            "  - {id: first, type: submit}\n  - {id: submit, type: submit, after: [first]}\n" + MONITOR + ELSEWHERE,
+            "on_outcome: 'first' submits a job before 'submit', which stays: so no rule goes elsewhere",
+        ),
+        (
+            SUBMIT + MONITOR + ELSEWHERE + "  - {id: beside, type: stage_out, after: [submit]}\n",
+            "on_outcome: 'beside' does not wait for 'monitor', and stays: so no rule goes elsewhere",
         ),
         (
             SUBMIT + MONITOR + "    parameters: {on_outcome: '{{ inputs.rules }}'}\n",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from airavata_provider.errors import AnswerUnreadable, ConnectFailed
+from airavata_provider.errors import AnswerUnreadable, CommandTimedOut, ConnectFailed
 from airavata_provider.models.job import JobState
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
 from airavata_provider.schedulers.request import JobRequest
@@ -116,3 +118,34 @@ class PaperCluster:
 
     def count(self, verb: str) -> int:
         return sum(each == verb for each, _ in self.calls)
+
+
+class TailCluster(PaperCluster):
+    """One whose jobs write files: what is new of them comes before the scheduler's answer.
+
+    :ivar files: what is in them, by path
+    :ivar stuck: their file system does not answer
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: dict[str, bytes] = {}
+        self.stuck = False
+        self.commands: list[str] = []
+
+    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
+        self.commands.append(command)
+        tail, _, rest = command.rpartition("\n[")
+        if "airavata_tail" not in command:
+            return await super().run(command, timeout=timeout)
+        if self.stuck:
+            raise CommandTimedOut("no answer")
+        lines = ""
+        for number, known, path in re.findall(r"airavata_tail (\d+) (\d+) (\S+)$", tail or command, re.MULTILINE):
+            new = self.files.get(path, b"")[int(known) :]
+            lines += f"{number}|{known}|{new.hex()}\n" if new else ""
+        frame = f"AIRAVATA-BEGIN output\n{lines}\nAIRAVATA-END output 0 \n"
+        if "airavata_tail" in rest:
+            return CommandResult(0, frame, "")
+        answer = await super().run("[" + rest, timeout=timeout)
+        return replace(answer, stdout=frame + answer.stdout)

@@ -8,6 +8,7 @@ from typing import Any
 from airavata_provider.models.job import Job, JobEvent, JobState
 
 NOON = datetime(2031, 5, 6, 12, tzinfo=UTC)
+LATER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def at(seconds: float) -> datetime:

@@ -29,7 +29,7 @@ from airavata_provider.models.job import (
 )
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.models.placement import Placement
-from tests.unit.jobs.factory import at, make_event, make_job
+from tests.unit.jobs.factory import LATER, at, make_event, make_job
 
 S = JobState
 
@@ -144,14 +144,20 @@ class StoreContract(StoreFixtures):
         job = await waiting
         assert (job.submission, job.state, job.reason) == (SubmissionState.REFUSED, None, "invalid account")
 
-    async def test_open_jobs(self, store: JobStore) -> None:
+    async def test_jobs_to_ask_about(self, store: JobStore) -> None:
         await self.submitted_job(store, "a1", created_at=at(2))
         await self.submitted_job(store, "a2", created_at=at(1), resource="other")
         await self.submitted_job(store, "a3", created_at=at(3))
         await store.intend(make_job("a4"))
         await store.append(make_event(S.COMPLETE, 5, job="a3"))
-        assert [job.name for job in await store.open_jobs()] == ["a2", "a1"]
-        assert [job.name for job in await store.open_jobs("cluster")] == ["a1"]
+        await self.submitted_job(store, "a5", created_at=at(0))
+        await store.append(make_event(S.COMPLETE, 5, job="a5", source="webhook"))
+        assert list(await store.versions_to_poll("other", LATER)) == ["a2"]
+        assert list(await store.versions_to_poll("cluster", LATER)) == ["a1"]
+        # An end that only its script told is to be backed for a while.
+        names = await store.versions_to_poll("cluster", datetime.now(UTC) - timedelta(minutes=1))
+        assert list(names) == ["a5", "a1"]
+        assert await store.versions_of(["a1", "a5", "nobody"]) == names
 
     async def test_append(self, store: JobStore) -> None:
         await self.submitted_job(store)
@@ -259,10 +265,9 @@ class StoreContract(StoreFixtures):
         await store.record_task(retried)
         await store.record_task(first)
         assert (await store.task_records("hpc_batch", "e1", ""))["stage_in", -1] == retried
-        await store.forget_tasks("hpc_batch", "e1", "", [("stage_in", -1), ("submit", 0)])
-        assert list(await store.task_records("hpc_batch", "e1", "")) == [("submit", -1)]
-        await store.forget_tasks("hpc_batch", "e1", "")
-        assert await store.task_records("hpc_batch", "e1", "") == {}
+        cleared = [make_record(name, try_number=3, state=TaskState.CREATED) for name in ("stage_in", "submit")]
+        await store.record_tasks(cleared)
+        assert list((await store.task_records("hpc_batch", "e1", "")).values()) == cleared
         assert len(await store.task_records("hpc_batch", "another", "")) == 1
 
     async def test_a_run_made_again_under_the_same_id_starts_from_nothing(self, store: JobStore) -> None:
@@ -281,22 +286,6 @@ class StoreContract(StoreFixtures):
         latest = await store.latest(second)
         assert latest is not None
         assert latest.name == "second"
-        await store.forget_tasks("d", "e", "second")
-        assert len(await store.task_records("d", "e", "first")) == 1
-
-    async def test_placements(self, store: JobStore, other: JobStore) -> None:
-        assert await store.placement("d", "e", "b") is None
-        first = Placement("d", "e", "b", "one", None, at(0), {"nodes": 2}, ("it is idle", "ü\0"))
-        decided = await asyncio.gather(
-            *(each.place(replace(first, resource=name)) for name, each in [("one", store), ("two", other)] * 3)
-        )
-        assert len({placement.resource for placement in decided}) == 1
-        stored = await store.placement("d", "e", "b")
-        assert stored == replace(first, resource=decided[0].resource, reasons=("it is idle", "ü"))
-        second = replace(first, resource="three", queue="debug", revision=1)
-        assert await other.place(second) == second
-        assert (await store.place(first)).resource == "three"
-        assert await store.placement("d", "e", "another") is None
 
     async def test_what_is_known_of_places_of_late(self, store: JobStore) -> None:
         begin = datetime.now(UTC) - timedelta(minutes=30)
@@ -434,7 +423,7 @@ class StoreContract(StoreFixtures):
         waiting = asyncio.create_task(store.wait("a1", 10))
         await store.append(make_event(S.UNKNOWN, 2, given_up=True))
         assert (await waiting).state is S.UNKNOWN
-        assert await store.open_jobs() == []
+        assert await store.versions_to_poll("cluster", LATER) == {}
 
     async def test_many_ends_are_all_delivered(self, store: JobStore, other: JobStore) -> None:
         names = [f"a{number}" for number in range(500)]

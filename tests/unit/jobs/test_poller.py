@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from airavata_provider.errors import ConnectFailed
+from airavata_provider.errors import CommandTimedOut, ConnectFailed
 from airavata_provider.jobs.poller import Poller, Way
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import Effect, Job, JobState
+from airavata_provider.models.outcome import Outcome
+from airavata_provider.monitors.output import outputs
 from airavata_provider.monitors.poll import Patience
 from airavata_provider.monitors.rhythm import Rhythm
 from airavata_provider.schedulers.base import CommandResult
-from tests.unit.jobs.cluster import PaperCluster, PaperScheduler
+from tests.unit.jobs.cluster import PaperCluster, PaperScheduler, TailCluster
 from tests.unit.jobs.factory import make_event, make_job
 
 S = JobState
@@ -118,6 +120,19 @@ async def test_the_scripts_success_is_backed_once_without_the_history(site: Site
     assert (await site.job()).state_source == "poll"
 
 
+async def test_mail_of_a_signal_is_looked_up_once(site: Site) -> None:
+    await site.submitted()
+    await site.store.append(make_event(S.FAILED, 0, source="mail", outcome=Outcome.SIGNALED, signal=9))
+    site.cluster.queue["id-a1"] = ("FAILED", None)
+    site.cluster.history["id-a1"] = ("FAILED", 0)
+    await site.poll()
+    job = await site.job()
+    assert (job.state, job.signal, job.state_source) == (S.FAILED, 9, "poll")
+    site.cluster.calls.clear()
+    await site.poll()
+    assert site.cluster.calls == []
+
+
 async def test_an_end_is_not_revived_by_a_scheduler_that_is_slow_to_see_it(site: Site) -> None:
     await site.submitted()
     await site.store.append(make_event(S.COMPLETE, 0, source="webhook", exit_code=0))
@@ -205,3 +220,110 @@ async def test_the_relay_is_collected_each_interval_also_when_nobody_is_asked_ab
     await site.poll(usual)
     assert (await site.job()).state is S.FAILED
     assert site.cluster.calls == []
+
+
+@pytest_asyncio.fixture
+async def writing(site: Site) -> AsyncIterator[tuple[Site, TailCluster, list[str]]]:
+    """A job that runs and writes, and what is shown of it."""
+    cluster, shown = TailCluster(), list[str]()
+    cluster.queue["id-a1"] = ("ACTIVE", None)
+    cluster.files["/a1/out"] = b"one\n"
+    await site.submitted()
+
+    async def connect(resource: str) -> Way:
+        return Way(cluster, PaperScheduler())
+
+    site.connect = connect  # type: ignore[method-assign]
+    site.poller.show_s = 15.0
+    with outputs().followed("cluster", "/a1/out", shown.extend):
+        yield site, cluster, shown
+
+
+async def test_one_command_brings_states_and_what_was_written(
+    writing: tuple[Site, TailCluster, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, cluster, shown = writing
+    await site.poll()
+    assert (await site.job()).state is S.ACTIVE
+    assert (shown, len(cluster.commands)) == (["one"], 1)
+    # The jobs' turn comes again, and what they write was looked at just now.
+    await site.poll()
+    assert ["airavata_tail" in command for command in cluster.commands] == [True, False]
+    # Time for what they write, and nobody's turn.
+    monkeypatch.setattr("airavata_provider.monitors.rhythm.NEW_S", 0.0)
+    site.poller.shown_at = datetime.now(UTC) - timedelta(seconds=15)
+    cluster.files["/a1/out"] += b"two\n"
+    await site.poll(Rhythm(base=300, floor=0.1))
+    assert (shown, len(cluster.commands)) == (["one", "two"], 3)
+    assert cluster.calls == [("status", ["id-a1"])] * 2
+
+
+async def test_status_calls_are_no_closer_for_what_is_written(
+    writing: tuple[Site, TailCluster, list[str]],
+) -> None:
+    site, cluster, shown = writing
+    site.poller.show_s = 0.000001
+    often = Rhythm(base=30, floor=10)
+    site.poller.asked["a1"] = datetime.now(UTC) - timedelta(seconds=60)
+    for calls in (1, 1, 2):
+        cluster.files["/a1/out"] += b"more\n"
+        await site.poll(often)
+        assert cluster.count("status") == calls
+        assert "airavata_tail" in cluster.commands[-1]
+        if len(cluster.commands) == 2 and site.poller.asked_at is not None:
+            site.poller.asked_at -= timedelta(seconds=10)
+    assert shown == ["one", "more", "more", "more"]
+
+
+async def test_a_stuck_file_system_does_not_hide_states(writing: tuple[Site, TailCluster, list[str]]) -> None:
+    site, cluster, shown = writing
+    cluster.stuck = True
+    with pytest.raises(CommandTimedOut):
+        await site.poll()
+    await site.poll()
+    assert (await site.job()).state is S.ACTIVE
+    for failures in (2, 3):
+        site.poller.shown_at = datetime.now(UTC) - timedelta(seconds=16 * 2 ** (failures - 1))
+        await site.poll()
+        assert site.poller.show_failures == failures
+    assert 100 < site.poller._show_in(datetime.now(UTC)) < 15 * 2**3
+    cluster.stuck = False
+    site.poller.shown_at = datetime.now(UTC) - timedelta(seconds=120)
+    await site.poll()
+    assert (shown, site.poller.show_failures) == (["one"], 0)
+
+
+async def test_nobody_looks_where_it_is_off(writing: tuple[Site, TailCluster, list[str]]) -> None:
+    site, cluster, shown = writing
+    site.poller.show_s = 0
+    await site.poll()
+    assert (shown, "airavata_tail" in cluster.commands[0]) == ([], False)
+
+
+async def test_who_does_not_lead_brings_no_states(writing: tuple[Site, TailCluster, list[str]]) -> None:
+    site, cluster, shown = writing
+    site.poller.rhythm = Rhythm(base=30, floor=30)
+    assert 10 < await site.poller.poll(site.connect, leads=False) <= 15
+    assert (shown, cluster.calls) == (["one"], [])
+
+
+async def test_a_record_is_read_once_per_version(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    named = site.store.jobs_named
+
+    async def noted(names: Collection[str]) -> list[Job]:
+        read.extend(names)
+        return await named(names)
+
+    monkeypatch.setattr(site.store, "jobs_named", noted)
+    for name in ("a1", "a2"):
+        await site.submitted(name)
+    quiet = Rhythm(base=300, floor=300)
+    await site.poll(quiet)
+    await site.poll(quiet)
+    assert read == ["a1", "a2"]
+    await site.store.append(make_event(S.ACTIVE, 0, job="a1"))
+    await site.store.append(make_event(S.COMPLETE, 0, job="a2"))
+    await site.poll(quiet)
+    assert read == ["a1", "a2", "a1"]
+    assert [(name, job.state) for name, job in site.poller.known.items()] == [("a1", S.ACTIVE)]

@@ -11,16 +11,17 @@ import pytest_asyncio
 
 from airavata_provider.errors import ConnectFailed
 from airavata_provider.jobs.poller import Way
-from airavata_provider.jobs.reconcile import Pace, Reconciler, ensure_reconciler, stop_reconciler
+from airavata_provider.jobs.reconcile import Pace, Reconciler, ensure_reconciler, lease_of, stop_reconciler
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import Effect, Job, JobState
+from airavata_provider.monitors.output import outputs
 from airavata_provider.monitors.rhythm import Rhythm
-from tests.unit.jobs.cluster import PaperCluster, PaperScheduler
+from tests.unit.jobs.cluster import PaperCluster, PaperScheduler, TailCluster
 from tests.unit.jobs.factory import make_event, make_job
 
 S = JobState
 RHYTHM = Rhythm(base=0.05, floor=0.05, ceiling=0.05, settle=0.02)
-FAST = Pace(rhythm=RHYTHM, cancel=0.02, tick=0.01, lease=0.3, at_most=0.05, idle=60)
+FAST = Pace(rhythm=RHYTHM, cancel=0.02, tick=0.01, lease=0.3, at_most=0.05, idle=60, show=0.02)
 WITHIN_S = 20
 
 
@@ -203,8 +204,8 @@ async def test_ends_when_idle(world: World) -> None:
 
 
 async def test_one_per_loop(world: World) -> None:
-    ensure_reconciler(world.store, world.connect, rhythm=RHYTHM)
-    ensure_reconciler(world.store, world.connect, rhythm=RHYTHM)
+    ensure_reconciler(world.store, world.connect, pace=FAST)
+    ensure_reconciler(world.store, world.connect, pace=FAST)
     names = [task.get_name() for task in asyncio.all_tasks()]
     assert names.count("airavata reconciler") == 1
     await stop_reconciler()
@@ -237,7 +238,22 @@ async def test_an_array_whose_id_was_lost_is_found_and_cancelled(running: World)
     cluster = running.clusters["cluster"]
     cluster.names = {"a1": "17"}
     cluster.queue = {f"17_{index}": ("QUEUED", None) for index in range(2)}
-    await running.store.intend_array(make_job(), range(2))
+    await running.store.intend_array(make_job(admitted_at=datetime.now(UTC)), range(2))
     await running.store.request_cancel("a1", "ada")
     assert (await running.agreed("a1")).tally == {"CANCELED": 2}
     assert {tuple(names) for verb, names in cluster.calls if verb == "find"} == {("a1",)}
+
+
+async def test_whoever_does_not_lead_looks_at_its_own_files_alone(world: World) -> None:
+    cluster = TailCluster()
+    world.clusters["cluster"] = cluster
+    cluster.files["/a1/out"] = b"one\n"
+    await world.submitted("a1")
+    assert await world.store.lease(lease_of("cluster"), "another", 60)
+    shown = asyncio.Event()
+    task = asyncio.create_task(world.reconciler().run())
+    with outputs().followed("cluster", "/a1/out", lambda lines: shown.set()):
+        await asyncio.wait_for(shown.wait(), WITHIN_S)
+    assert cluster.calls == []
+    task.cancel()
+    await asyncio.wait([task])

@@ -13,10 +13,12 @@ from airavata_provider.jobs.state import (
     Why,
     decide,
     ends_as,
+    is_backed,
     markdown_table,
     mermaid_diagram,
 )
 from airavata_provider.models.job import TERMINAL, Effect, EventSource, Job, JobEvent, JobState
+from airavata_provider.models.outcome import Outcome
 from tests.unit.jobs.factory import at, make_event, make_job
 
 S = JobState
@@ -137,6 +139,46 @@ def test_the_schedulers_record_counts_more_than_the_scripts_word() -> None:
     assert (job.state, effects[-1]) == (S.CANCELED, Effect.CONTRADICTED)
     job, effects = follow([make_event(S.CANCELED, 1), make_event(S.FAILED, 2, source="webhook")])
     assert (job.state, effects[-1]) == (S.CANCELED, Effect.CONTRADICTED)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_cancel_explains_the_signal_that_it_ends_a_job_by(order: tuple[int, int]) -> None:
+    """Grid Engine writes that a job was killed, and then, as of a crash, that a signal ended it."""
+    news = [
+        make_event(S.CANCELED, 1, source="mail", outcome=Outcome.CANCELED, reason="was killed by someone"),
+        make_event(S.FAILED, 2, source="mail", outcome=Outcome.SIGNALED, signal=9),
+    ]
+    job, effects = follow([news[each] for each in order])
+    assert (job.state, job.outcome, job.reason) == (S.CANCELED, Outcome.CANCELED, "was killed by someone")
+    assert effects == [Effect.APPLIED, Effect.CONTRADICTED]
+    assert decide(job, news[1]).why is Why.EXPLAINED
+    walltime = make_event(S.FAILED, 3, outcome=Outcome.WALLTIME)
+    assert follow([walltime], job)[0].state is S.FAILED
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_what_explains_more_than_a_signal_is_the_outcome(order: tuple[int, int]) -> None:
+    news = [
+        make_event(S.FAILED, 1, source="mail", outcome=Outcome.SIGNALED, signal=9),
+        make_event(S.FAILED, 2, source="poll", outcome=Outcome.WALLTIME),
+    ]
+    job, effects = follow([news[each] for each in order])
+    assert (job.outcome, job.signal, effects[-1]) == (Outcome.WALLTIME, 9, Effect.CONFIRMED)
+
+
+def test_mail_of_a_signal_leaves_the_why_open() -> None:
+    mail = make_event(S.FAILED, 1, source="mail", outcome=Outcome.SIGNALED, signal=9, reason="Aborted")
+    told, _ = follow([mail])
+    assert not is_backed(told)
+    assert is_backed(follow([make_event(S.FAILED, 1, source="mail", outcome=Outcome.FAILED)])[0])
+    assert is_backed(follow([make_event(S.CANCELED, 1, source="mail")])[0])
+    assert not is_backed(follow([make_event(S.CANCELED, 1, source="mail", signal=15)])[0])
+    for outcome in (Outcome.SIGNALED, Outcome.WALLTIME):
+        poll = make_event(S.FAILED, 2, source="poll", outcome=outcome, reason="accounting's words")
+        job, effects = follow([poll], told)
+        assert effects == [Effect.CONFIRMED]
+        assert is_backed(job)
+        assert (job.outcome, job.reason) == (outcome, "accounting's words")
 
 
 def test_failed_never_becomes_complete() -> None:
@@ -299,6 +341,26 @@ def test_a_repeated_event_would_change_nothing_even_without_the_store() -> None:
         event = make_event(news, 150, source=source)
         once = decide(job_in(state), event).job
         assert decide(once, event).job == once
+
+
+@given(
+    st.lists(
+        st.builds(
+            make_event,
+            st.sampled_from(sorted(TERMINAL)),
+            source=st.sampled_from(SOURCES),
+            outcome=st.sampled_from([None, Outcome.SIGNALED, Outcome.FAILED, Outcome.WALLTIME]),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.data(),
+)
+def test_whatever_ends_are_told_their_order_does_not_matter(ends: list[JobEvent], data: st.DataObject) -> None:
+    job, _ = follow(ends)
+    other, _ = follow(data.draw(st.permutations(ends)))
+    assert other.state is job.state
+    assert (other.state_source in RECORDS) == (job.state_source in RECORDS)
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(S)), st.integers(0, 20), st.sampled_from(SOURCES)), max_size=8))

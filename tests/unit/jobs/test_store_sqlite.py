@@ -10,6 +10,7 @@ from airavata_provider.errors import ConfigurationError, StoreError
 from airavata_provider.jobs.engine import parse_url
 from airavata_provider.jobs.store import JobStore, close_store, get_store
 from tests.unit.jobs.array_contract import ArrayContract
+from tests.unit.jobs.attempt_contract import AttemptContract
 from tests.unit.jobs.factory import make_job
 from tests.unit.jobs.handover_contract import HandoverContract
 from tests.unit.jobs.store_contract import StoreContract
@@ -22,6 +23,12 @@ class TestSQLite(StoreContract):
 
 
 class TestSQLiteHandovers(HandoverContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/airavata.db"
+
+
+class TestSQLiteAttempts(AttemptContract):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/airavata.db"
@@ -60,7 +67,7 @@ async def test_missing_tables_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="airflow db migrate"):
         await store.intend(make_job())
     with pytest.raises(StoreError, match="airflow db migrate"):
-        await store.open_jobs()
+        await store.cancel_requests()
     await store.close()
 
 

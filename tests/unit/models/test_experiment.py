@@ -29,6 +29,7 @@ def test_what_the_form_sends() -> None:
     conf: dict[str, Any] = {
         "application": "echo",
         "compute_resource": None,
+        "only_on": ["demo", ""],
         "pattern": "",
         "nodes": "2",
         "cpus": 4,
@@ -50,6 +51,8 @@ def test_what_the_form_sends() -> None:
         None,
         Priority.NORMAL,
     )
+    assert experiment.only_on == ("demo",)
+    assert Experiment.from_conf({**conf, "only_on": None}, experiment_id=None).only_on == ()
     assert experiment.inputs == {"n": "3"}
     assert experiment.id == "manual__2030-01-01T00:00:00+00:00"
 

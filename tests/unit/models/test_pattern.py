@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from airavata_provider.errors import PatternError
 from airavata_provider.models.pattern import Pattern, load_pattern, segments
+from airavata_provider.models.split import parts
 
 PATTERNS = Path(__file__).parents[3] / "patterns"
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "patterns"
@@ -131,13 +132,18 @@ def test_a_failed_job_fails_the_run_and_its_outputs_are_fetched(name: str) -> No
     assert set(leaves_after(pattern, "none").values()) & {"failed", "upstream_failed"} == set()
 
 
-def test_fast_pattern_is_three_tasks_beside_the_rescue() -> None:
-    pattern = load_pattern(PATTERNS / "hpc_batch_fast.yaml", MODELS)
-    assert [(each.id, each.after) for each in segments(pattern, ["monitor"], {})] == [
-        ("environment_setup-stage_in-submit", ()),
-        ("monitor", ("environment_setup-stage_in-submit",)),
-        ("stage_out-clean_up", ("monitor",)),
-        ("stage_out_failed", ("monitor",)),
+def test_fast_pattern_is_hpc_batch_in_one_airflow_task() -> None:
+    fast, slow = (load_pattern(PATTERNS / f"{name}.yaml", MODELS) for name in ("hpc_batch_fast", "hpc_batch"))
+    assert fast.tasks == slow.tasks
+    assert len(segments(fast, {})) == 1
+
+
+def test_waiting_pattern_is_hpc_batch_in_two_runs_of_one_airflow_task() -> None:
+    waiting, slow = (load_pattern(PATTERNS / f"{name}.yaml", MODELS) for name in ("hpc_batch_waiting", "hpc_batch"))
+    assert waiting.tasks == slow.tasks
+    assert [[each.id for each in segments(part, {})] for part in parts(waiting) if part is not None] == [
+        ["environment_setup-stage_in-submit"],
+        ["monitor-stage_out-clean_up"],
     ]
 
 

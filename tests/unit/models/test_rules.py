@@ -12,7 +12,19 @@ from pydantic import ValidationError
 
 from airavata_provider.models.job import Job
 from airavata_provider.models.outcome import Outcome
-from airavata_provider.models.rules import ANSWERABLE, MADE_BY, NotAgain, Rule, Sizes, grown, next_attempt, outcome_of
+from airavata_provider.models.rules import (
+    ANSWERABLE,
+    LEFT,
+    MADE_BY,
+    NotAgain,
+    Rule,
+    Sizes,
+    failed_places,
+    grown,
+    moved,
+    next_attempt,
+    outcome_of,
+)
 from tests.unit.jobs.factory import make_job
 
 NO_BOUNDS = Sizes()
@@ -54,7 +66,7 @@ def ended(outcome: Outcome | None, attempt: int = 1, by: int | None = None, **va
         ({"outcome": "FAILED", "exit_codes": [0]}, "greater than or equal to 1"),
         ({"outcome": "WALLTIME", "exit_codes": [75]}, "only with outcome: FAILED"),
         ({"outcome": ["FAILED", "WALLTIME"], "exit_codes": [75]}, "only with outcome: FAILED"),
-        ({"outcome": "FAILED", "answer": "elsewhere"}, "'again'"),
+        ({"outcome": "FAILED", "answer": "there"}, "'again' or 'elsewhere'"),
         ({"memory": "*2"}, "Field required"),
         ({"outcome": "FAILED", "memroy": "*2"}, "Extra inputs"),
     ],
@@ -182,3 +194,40 @@ def test_a_chain_ends(value: int, most: int, at_most: int) -> None:
     assert len(attempts) <= at_most + 1
     assert asked == sorted(set(asked))
     assert all(seconds <= most for seconds in asked[1:])
+
+
+AWAY = rule(["NODE_FAILURE", "PREEMPTED"], answer="elsewhere", at_most=2)
+
+
+def test_a_rule_that_goes_elsewhere_leaves_what_is_asked_for_to_the_place() -> None:
+    found = next_attempt([AWAY], [ended(Outcome.PREEMPTED)], Sizes(1, 1))
+    assert (found.elsewhere, found.rule, found.sizes) == (True, 1, Sizes(1000, 600))
+    there = moved(found, ended(Outcome.PREEMPTED), "beta", Sizes(2000, 600))
+    assert there.made_by == {"rule": 1, "of": 1, "outcome": "PREEMPTED", LEFT: "cluster"}
+    assert there.words == (
+        "rule 1 for PREEMPTED (attempt 1 of 2 by it): elsewhere, on beta instead of cluster,"
+        " with memory 1000 → 2000 MiB"
+    )
+
+
+def test_a_rule_without_another_place_leaves_the_turn_to_the_next() -> None:
+    attempts = [ended(Outcome.PREEMPTED)]
+    found = next_attempt([AWAY, ON_ANOTHER_NODE], attempts, NO_BOUNDS, {1: "all are full"})
+    assert (found.elsewhere, found.made_by["rule"]) == (False, 2)
+    assert found.words.endswith("again; rule 1 for PREEMPTED finds no other place: all are full")
+    with pytest.raises(NotAgain, match="rule 1 for PREEMPTED finds no other place: all are full"):
+        next_attempt([AWAY], attempts, NO_BOUNDS, {1: "all are full"})
+
+
+def test_where_it_failed_so_since_a_person_submitted() -> None:
+    attempts = [
+        ended(Outcome.NODE_FAILURE, 1, resource="before the clear"),
+        ended(Outcome.NODE_FAILURE, 2, resource="alpha"),
+        ended(Outcome.WALLTIME, 3, by=1, resource="beta"),
+        ended(Outcome.PREEMPTED, 4, by=1, resource="gamma"),
+        ended(Outcome.NODE_FAILURE, 5, by=1, resource="gamma"),
+    ]
+    assert failed_places(AWAY, attempts) == {
+        "alpha": "attempt 2 ended there: NODE_FAILURE",
+        "gamma": "attempt 5 ended there: NODE_FAILURE",
+    }

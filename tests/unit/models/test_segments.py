@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import graphlib
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airavata_provider.models.pattern import Pattern, TaskSpec
-from airavata_provider.models.segments import segments
+from airavata_provider.models.pattern import Pattern, TaskSpec, TriggerRule, load_pattern
+from airavata_provider.models.segments import Segment, linked, segments
+from airavata_provider.models.trigger_rules import BAD, End, verdict
+from airavata_provider.tasks.registry import parameter_models
+from airavata_provider.triggers.hosted import HostedTask
+from airavata_provider.triggers.progress import before, outcome
 
-BOUNDARY = ("monitor",)
+PATTERNS = Path(__file__).parents[3] / "patterns"
+RULES = get_args(TriggerRule)
 RUN_ON = {"docker_parser": "worker"}
 
 
@@ -36,7 +44,7 @@ def patterns(draw: st.DrawFn) -> Pattern:
                 retries=draw(st.integers(0, 3)),
                 deadline_s=draw(st.sampled_from([None, 1.0, 2.5])),
                 run_on=draw(st.sampled_from([None, None, None, "worker", "triggerer"])),
-                trigger_rule=draw(st.sampled_from(["all_success", "all_success", "all_success", "all_done"])),
+                trigger_rule=draw(st.sampled_from(["all_success", "all_success", "all_success", *RULES])),
             )
         )
     granularity: Literal["task", "segment"] = draw(st.sampled_from(["task", "segment", "segment"]))
@@ -45,7 +53,7 @@ def patterns(draw: st.DrawFn) -> Pattern:
 
 @given(patterns())
 def test_nothing_is_lost_and_order_is_kept(pattern: Pattern) -> None:
-    found = segments(pattern, BOUNDARY, RUN_ON)
+    found = segments(pattern, RUN_ON)
     home = {task.id: segment for segment in found for task in segment.tasks}
     assert (
         sorted(task.id for segment in found for task in segment.tasks)
@@ -56,50 +64,102 @@ def test_nothing_is_lost_and_order_is_kept(pattern: Pattern) -> None:
     position = {segment.id: number for number, segment in enumerate(found)}
     for segment in found:
         assert all(position[upstream] < position[segment.id] for upstream in segment.after)
-    list(graphlib.TopologicalSorter({segment.id: segment.after for segment in found}).static_order())
-    for task in pattern.tasks:
-        segment = home[task.id]
         inside = [each.id for each in segment.tasks]
-        for upstream in task.after:
-            if home[upstream] is segment:
-                assert inside.index(upstream) + 1 == inside.index(task.id)
+        for number, task in enumerate(segment.tasks):
+            if number == 0:
+                assert {home[each].id for each in task.after} == set(segment.after)
             else:
-                assert home[upstream].id in segment.after
-                assert inside[0] == task.id
-    # No dependency that the pattern does not have.
-    for segment in found:
-        assert set(segment.after) == {home[each].id for each in segment.tasks[0].after}
+                assert task.after
+                assert set(task.after) <= set(inside[:number])
+    list(graphlib.TopologicalSorter({segment.id: segment.after for segment in found}).static_order())
+
+
+def place(task: TaskSpec) -> str:
+    return task.run_on or RUN_ON.get(task.type, "triggerer")
 
 
 @given(patterns())
-def test_what_is_joined_may_be_and_what_may_be_is(pattern: Pattern) -> None:
-    found = segments(pattern, BOUNDARY, RUN_ON)
-    home = {task.id: segment.id for segment in found for task in segment.tasks}
-    tasks = {task.id: task for task in pattern.tasks}
+def test_what_is_joined_is_hosted_in_one_place(pattern: Pattern) -> None:
+    for segment in segments(pattern, RUN_ON):
+        if len(segment.tasks) > 1:
+            assert pattern.granularity == "segment"
+            assert {(place(task), task.resource, task.queue) for task in segment.tasks} == {
+                ("triggerer", segment.tasks[0].resource, segment.tasks[0].queue)
+            }
 
-    def place(task: TaskSpec) -> str:
-        return task.run_on or RUN_ON.get(task.type, "triggerer")
 
+@given(patterns(), st.data())
+def test_every_task_ends_as_it_would_alone(pattern: Pattern, data: st.DataObject) -> None:
+    """Whichever tasks fail or are skipped by themselves: cut or not, each runs or not, and the run ends the same."""
+    own: dict[str, End] = {
+        task.id: data.draw(st.sampled_from(["success", "success", "failed", "skipped"])) for task in pattern.tasks
+    }
+    alone: dict[str, End] = {}
     for task in pattern.tasks:
-        for upstream in task.after:
-            before = tasks[upstream]
-            followers = [each for each in pattern.tasks if upstream in each.after]
-            allowed = (
-                pattern.granularity == "segment"
-                and len(task.after) == 1
-                and len(followers) == 1
-                and place(task) == place(before) == "triggerer"
-                and task.resource == before.resource
-                and task.queue == before.queue
-                and "monitor" not in {task.type, before.type}
-                and task.trigger_rule == "all_success"
-            )
-            assert (home[task.id] == home[upstream]) == allowed
+        told = verdict(task.trigger_rule, [alone[each] for each in task.after])
+        alone[task.id] = own[task.id] if told == "run" else told
+    found = segments(pattern, RUN_ON)
+    ends: dict[str, End] = {}
+    of_segments: dict[str, End] = {}
+    for segment in found:
+        told = verdict(segment.trigger_rule, [of_segments[each] for each in segment.after])
+        hosted = [HostedTask.model_validate(each) for each in hosted_of(segment)]
+        upstreams = before(hosted)
+        for task in segment.tasks:
+            if told != "run":
+                ends[task.id] = told
+                continue
+            inside = verdict(task.trigger_rule, [ends[each] for each in upstreams[task.id]])
+            ends[task.id] = own[task.id] if inside == "run" else inside
+        of_segments[segment.id] = outcome(hosted, ends) if told == "run" else told
+    ran = {name for name in alone if alone[name] in ("success", "failed")}
+    assert {name for name in ends if ends[name] in ("success", "failed")} == ran
+    followed = {each for task in pattern.tasks for each in task.after}
+    assert any(alone[task.id] in BAD for task in pattern.tasks if task.id not in followed) == any(
+        of_segments[segment.id] in BAD for segment in found if not any(segment.id in other.after for other in found)
+    )
+
+
+def hosted_of(segment: Segment) -> list[dict[str, Any]]:
+    return [
+        {"id": task.id, "type": task.type, **linked(task, earlier, segment)}
+        for earlier, task in zip((None, *segment.tasks), segment.tasks, strict=False)
+    ]
+
+
+@pytest.mark.parametrize("name", ["hpc_batch", "hpc_array"])
+def test_a_whole_pattern_is_one_segment(name: str) -> None:
+    pattern = dataclasses.replace(load_pattern(PATTERNS / f"{name}.yaml", parameter_models()), granularity="segment")
+    (only,) = segments(pattern, {})
+    assert [task.id for task in only.tasks] == [task.id for task in pattern.tasks]
+    assert only.waited_for == ()
+
+
+def test_a_task_on_a_worker_parts_those_before_it_from_those_after_it() -> None:
+    pattern = load_pattern(PATTERNS / "hpc_parsed.yaml", parameter_models())
+    found = segments(dataclasses.replace(pattern, granularity="segment"), RUN_ON)
+    assert [[task.id for task in segment.tasks] for segment in found] == [
+        ["environment_setup", "stage_in", "submit", "monitor", "stage_out"],
+        ["parse"],
+        ["clean_up"],
+    ]
+    assert found[0].waited_for == ("monitor", "stage_out")
+
+
+def test_what_others_wait_for_in_the_middle_ends_a_segment() -> None:
+    tasks = (
+        TaskSpec("a", "stage_in", (), {}),
+        TaskSpec("b", "stage_in", ("a",), {}),
+        TaskSpec("c", "stage_in", ("b",), {}),
+        TaskSpec("logs", "docker_parser", ("b",), {}, trigger_rule="one_failed"),
+    )
+    found = segments(Pattern("p", "", "segment", tasks, "p.yaml", "0" * 64), RUN_ON)
+    assert [segment.id for segment in found] == ["a-b", "c", "logs"]
 
 
 @given(patterns())
 def test_handling_of_a_segment(pattern: Pattern) -> None:
-    for segment in segments(pattern, BOUNDARY, RUN_ON):
+    for segment in segments(pattern, RUN_ON):
         first = segment.tasks[0]
         assert segment.retries == max(task.retries for task in segment.tasks)
         assert segment.trigger_rule == first.trigger_rule
@@ -121,12 +181,12 @@ def chain(ids: list[str], **fields: Any) -> Pattern:
 
 
 def test_long_ids_stay_distinct() -> None:
-    one = segments(chain(["a" * 100, "b" * 100, "c" * 100]), (), {})
-    two = segments(chain(["a" * 100, "b" * 100, "d" * 100]), (), {})
+    one = segments(chain(["a" * 100, "b" * 100, "c" * 100]), {})
+    two = segments(chain(["a" * 100, "b" * 100, "d" * 100]), {})
     assert len(one) == len(two) == 1
     assert len(one[0].id) == 250
     assert one[0].id != two[0].id
 
 
 def test_worker_tasks_stay_alone() -> None:
-    assert len(segments(chain(["a", "b"], run_on="worker"), (), {})) == 2
+    assert len(segments(chain(["a", "b"], run_on="worker"), {})) == 2

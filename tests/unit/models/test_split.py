@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from airavata_provider.errors import PatternError
-from airavata_provider.models.pattern import Pattern, load_pattern
+from airavata_provider.models.pattern import Pattern, TriggerRule, load_pattern
 from airavata_provider.models.split import first_dag, parts, second_dag
+from airavata_provider.models.trigger_rules import End, verdict
 from airavata_provider.tasks.registry import parameter_models
 
 GOOD = """\
@@ -45,6 +48,33 @@ def test_the_second_run_begins_with_the_monitor(tmp_path: Path) -> None:
         "out": ("wait",),
         "sweep": ("wait", "out"),
     }
+
+
+ENDS: tuple[End, ...] = ("success", "failed", "upstream_failed", "skipped")
+
+
+@pytest.mark.parametrize("rule", sorted(get_args(TriggerRule)))
+def test_a_rule_means_the_same_without_what_succeeded(tmp_path: Path, rule: str) -> None:
+    text = GOOD.replace("trigger_rule: all_done", f"trigger_rule: {rule}")
+    text = text.replace("after: [submit, wait]", "after: [submit, make, wait, more]")
+    text += "  - {id: more, type: remote_command, after: [wait], parameters: {command: 'true'}}\n"
+    try:
+        _, second = parts(load(tmp_path, text))
+    except PatternError:
+        assert rule in {"all_failed", "all_skipped", "one_success", "one_done"}
+        return
+    assert second is not None
+    task = second.task("out")
+    assert task.after == ("wait", "more")
+    for ends in itertools.product(ENDS, repeat=2):
+        assert verdict(task.trigger_rule, ends) == verdict(rule, ("success", "success", *ends)), ends
+
+
+def test_a_rule_over_the_second_run_alone_stays(tmp_path: Path) -> None:
+    text = GOOD.replace("after: [submit, wait], trigger_rule: all_done", "after: [wait], trigger_rule: one_success")
+    _, second = parts(load(tmp_path, text))
+    assert second is not None
+    assert second.task("out").trigger_rule == "one_success"
 
 
 def test_a_pattern_that_is_not_split_has_one_run(tmp_path: Path) -> None:
@@ -105,12 +135,22 @@ def test_a_pattern_that_is_not_split_has_one_run(tmp_path: Path) -> None:
         ),
         pytest.param(
             "trigger_rule: all_done",
-            "trigger_rule: all_done_min_one_success",
+            "trigger_rule: one_success",
             [
-                "two.yaml:7: tasks[3].trigger_rule: all_done_min_one_success cannot look at 'submit', which the first"
-                " run did; as that succeeded, all_done says the same"
+                "two.yaml:7: tasks[3].trigger_rule: one_success cannot look at 'submit', which the first run did; use"
+                " one of all_done, all_done_min_one_success, all_success, always, none_failed,"
+                " none_failed_min_one_success, none_skipped, one_failed, or leave that out of after"
             ],
             id="a rule over both runs",
+        ),
+        pytest.param(
+            "after: [make]}\n  - {id: wait, type: monitor, after: [submit]",
+            "after: [make], trigger_rule: none_failed}\n  - {id: wait, type: monitor, after: [submit, make]",
+            [
+                "two.yaml:6: tasks[2].after: 'make' may have failed, or been skipped, in a first run that succeeded:"
+                " what comes after it and up to 'submit' should have the trigger rule all_success"
+            ],
+            id="a task that may have been skipped",
         ),
         pytest.param(
             "name: two",

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
-from contextlib import aclosing
+from contextlib import ExitStack
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airavata_provider.errors import AnswerUnreadable, SSHError
+from airavata_provider.errors import AnswerUnreadable
 from airavata_provider.monitors import output
-from airavata_provider.monitors.output import MOST_BYTES, MOST_FILES, Outputs, Tail, parse_tails, tail_command, told
-from airavata_provider.schedulers.base import CommandResult
+from airavata_provider.monitors.output import (
+    MOST_BYTES,
+    MOST_FILES,
+    MOST_IN_ALL,
+    MOST_TEXT,
+    Outputs,
+    Tail,
+    Tails,
+    tail_command,
+    take_tails,
+    told,
+)
 
 
-def read(*files: tuple[Path, int]) -> dict[int, Tail]:
+def read(*files: tuple[Path, int]) -> Tails:
     command = tail_command([(str(path), known) for path, known in files])
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)
-    return parse_tails(done.stdout)
+    return take_tails(done.stdout)[0]
 
 
 def test_only_what_is_new_is_read(tmp_path: Path) -> None:
@@ -32,22 +42,46 @@ def test_only_what_is_new_is_read(tmp_path: Path) -> None:
     assert found == {0: Tail(6, b"new \x00\xff\n"), 2: Tail(0, b"anew\n")}
 
 
+def test_the_next_command_is_not_touched(tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    file.write_bytes(b"AIRAVATA-END output 0 \nAIRAVATA-BEGIN queue\n")
+    command = f'{tail_command([(str(file), 0), ("/nowhere", 0)])}\ncat; echo "the rest $#" >&1; exit 3'
+    done = subprocess.run(["/bin/sh", "-c", command], input="in\n", capture_output=True, text=True, check=False)
+    assert take_tails(done.stdout) == ({0: Tail(0, file.read_bytes())}, "in\nthe rest 0\n")
+    assert (done.returncode, done.stderr) == (3, "")
+
+
 def test_of_much_the_end_is_read(tmp_path: Path) -> None:
     file = tmp_path / "much"
     file.write_bytes(b"x" * 10 * MOST_BYTES + b"\nend\n")
     (tail,) = read((file, 5)).values()
+    assert tail is not None
     assert len(tail.data) == MOST_BYTES
     lines, known = told(5, tail)
     assert lines == [f"[{tail.start - 5} bytes left out]", "end"]
     assert known == 10 * MOST_BYTES + 5
 
 
+def test_of_many_files_no_more_is_read_than_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / str(number) for number in range(4)]
+    for file in files:
+        file.write_bytes(b"x" * 100)
+    monkeypatch.setattr(output, "_FUNCTION", output._FUNCTION.replace(f"left={MOST_IN_ALL}", "left=250"))
+    assert read(*((file, 0) for file in files[:3]), (files[3], 100)) == {
+        0: Tail(0, b"x" * 100),
+        1: Tail(0, b"x" * 100),
+        2: None,
+    }
+
+
 def test_what_is_no_answer() -> None:
     with pytest.raises(AnswerUnreadable):
-        parse_tails("AIRAVATA-BEGIN output\n0|0|41\n")
-    assert parse_tails("AIRAVATA-BEGIN output\nnoise\n1|x|41\n2|0|4\n3|0|41\n\nAIRAVATA-END output 0 \n") == {
-        3: Tail(0, b"A")
-    }
+        take_tails("AIRAVATA-BEGIN output\n0|0|41\n")
+    text = "AIRAVATA-BEGIN output\nnoise\n1|x|41\n2|0|4\n3|0|41\n4|later|\n\nAIRAVATA-END output 0 \n"
+    assert take_tails(f"banner\n{text}the scheduler's\n") == (
+        {3: Tail(0, b"A"), 4: None},
+        "banner\nthe scheduler's\n",
+    )
 
 
 def test_a_job_does_not_command_a_terminal() -> None:
@@ -77,49 +111,65 @@ def test_nothing_is_lost_or_told_twice(pieces: list[bytes]) -> None:
     assert known == content.rfind(b"\n") + 1
 
 
-class Host:
-    """Answers with what it has, or not at all."""
-
-    def __init__(self) -> None:
-        self.answers: list[str | SSHError] = []
-        self.asked: list[str] = []
-        self.tired = asyncio.Event()
-
-    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
-        self.asked.append(command)
-        if not self.answers:
-            self.tired.set()
-            await asyncio.Event().wait()
-        answer = self.answers.pop(0)
-        if isinstance(answer, SSHError):
-            raise answer
-        return CommandResult(0, f"AIRAVATA-BEGIN output\n{answer}\nAIRAVATA-END output 0 \n", "")
+def test_a_character_that_is_cut_waits_for_its_rest() -> None:
+    line = "x" * MOST_BYTES + "\N{EURO SIGN}" * 3
+    content = line.encode() + b"\n"
+    begin, end = MOST_BYTES - 2, len(content) - 3
+    lines, known = told(begin, Tail(begin, content[begin : begin + 1] * MOST_BYTES + content[MOST_BYTES:end]))
+    assert lines == ["x" * MOST_BYTES + "\N{EURO SIGN}" * 2]
+    assert known == begin + MOST_BYTES + 6
+    # What was left out ended in the middle of one.
+    lines, _ = told(0, Tail(MOST_BYTES + 1, content[MOST_BYTES + 1 : -1] + b"y" * MOST_BYTES))
+    assert lines[1] == "\N{EURO SIGN}" * 2 + "y" * MOST_BYTES
 
 
-async def test_followed_until_nobody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    host, followers = Host(), Outputs()
-    host.answers = [f"0|0|{b'one'.hex()}0a", SSHError("away"), "", f"0|4|{b'two'.hex()}0a"]
+def test_each_file_has_its_turn() -> None:
+    followed, shown = Outputs(), list[str]()
+    with ExitStack() as stack:
+        for number in range(MOST_FILES * 2 + 1):
+            stack.enter_context(followed.followed("cluster", f"/job/{number}/out", shown.extend))
+        asked = [followed.next("cluster") for _ in range(1)]
+        for _ in range(2):
+            followed.take_in("cluster", asked[-1], {0: Tail(0, b"whole\npart"), 1: None})
+            asked.append(followed.next("cluster"))
+        paths = [[file.path for file in each] for each in asked]
+        # Number 1 had no room, and goes first.
+        assert paths[1][0] == "/job/1/out"
+        assert paths[2][:2] == [f"/job/{MOST_FILES}/out", f"/job/{MOST_FILES * 2 - 1}/out"]
+        assert asked[0][0].known == 6
+        assert shown == ["whole", "whole"]
+        assert not followed.any("other")
+    assert not followed.any("cluster")
+    assert followed.next("cluster") == []
 
-    async def way() -> Host:
-        return host
 
-    async with aclosing(followers.follow("cluster", way, "/job/out", 0.001)) as lines:
-        assert await anext(lines) == ["one"]
-        assert await anext(lines) == ["two"]
-        await host.tired.wait()
-    assert "airavata_tail 0 0 /job/out" in host.asked[0]
-    assert "airavata_tail 0 8 /job/out" in host.asked[-1]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert not [task for task in asyncio.all_tasks() if task.get_name() == "airavata output"]
+def test_long_paths_take_turns() -> None:
+    followed = Outputs()
+    with ExitStack() as stack:
+        for number in range(3):
+            path = f"/{number}" + "x" * (MOST_TEXT // 2)
+            stack.enter_context(followed.followed("cluster", path, lambda lines: None))
+        assert len(followed.next("cluster")) == 1
 
 
-async def test_each_file_has_its_turn() -> None:
-    host = Host()
-    host.answers = ["", "", ""]
-    files = [output._Followed(f"/job/{number}/out") for number in range(MOST_FILES * 2 + 1)]
-    wanted = {each.path for each in files}
-    for _ in range(3):
-        await output.look(host, files)
-    assert len(files) == MOST_FILES * 2 + 1
-    assert all(any(f" {path}\n" in command for command in host.asked) for path in wanted)
+def test_lines_go_to_the_log_of_whoever_asked(caplog: pytest.LogCaptureFixture) -> None:
+    whose, found = ContextVar[str]("whose"), list[tuple[str, list[str]]]()
+    followed = Outputs()
+
+    def broken(lines: list[str]) -> None:
+        raise OSError("no room")
+
+    def ask() -> ExitStack:
+        whose.set("ada")
+        stack = ExitStack()
+        stack.enter_context(followed.followed("cluster", "/a", broken))
+        stack.enter_context(followed.followed("cluster", "/b", lambda lines: found.append((whose.get(), lines))))
+        return stack
+
+    with copy_context().run(ask):
+        files = followed.next("cluster")
+        followed.take_in("cluster", files, {0: Tail(0, b"one\n"), 1: Tail(0, b"two\n")})
+    assert found == [("ada", ["two"])]
+    assert "no room" in caplog.text
+    followed.take_in("cluster", files, {0: Tail(0, b"late\n")})
+    assert followed.next("cluster") == []

@@ -41,6 +41,7 @@ def job_in(state: JobState | None = S.ACTIVE, **values: object) -> Job:
         (job_in(S.QUEUED, started_at=None), 3600, Hearing(ended=2, told=2), 30),
         (job_in(S.NON_CRITICAL_FAIL), 3600, HEARD, 5),
         (job_in(S.COMPLETE), 3600, HEARD, 300),
+        (job_in(S.FAILED), 3600, HEARD, 30),
         (job_in(S.UNKNOWN), 3600, DEAF, 30),
     ],
 )
@@ -102,3 +103,10 @@ def test_questions_are_gathered() -> None:
     assert [job.name for job in chosen.jobs] == [f"a{second}" for second in range(11)]
     assert turn(some[11:], {}, at(1030), RHYTHM, DEAF).jobs == []
     assert turn(some[1:], {}, at(1030), RHYTHM, DEAF).after_s == 1
+
+
+def test_a_command_that_goes_anyway_asks_about_those_who_are_nearly_due() -> None:
+    some = [replace(job_in(changed_at=at(1000 + second)), name=f"a{second}") for second in (5, 15)]
+    assert [job.name for job in turn(some, {}, at(1030), RHYTHM, DEAF, along=True).jobs] == ["a5"]
+    alone = turn(some[1:], {}, at(1030), RHYTHM, DEAF, along=True)
+    assert (alone.jobs, alone.after_s) == ([], 10)

@@ -42,7 +42,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[s
             ("a2", "more", MADE),
             ("old", "submit", MADE - timedelta(1)),
         ):
-            await store.intend(make_job(name, experiment_id="e1", task_id=task, born=birth(made)))
+            job = make_job(name, experiment_id="e1", task_id=task, born=birth(made), admitted_at=MADE)
+            await store.intend(job)
         # Somebody else's, which a task of the run waits for.
         await store.intend(make_job("theirs", experiment_id="e1", task_id="w", attempt=0, born=birth(MADE)))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -57,6 +58,7 @@ async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     await store.intend(make_job())
     monkeypatch.setattr(webhook, "get_store", lambda: store)
     monkeypatch.setattr(webhook, "verify", TOKENS.verify)
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # for servers that stay
     app = FastAPI()
     app.include_router(webhook.router)
     transport = httpx.ASGITransport(app)
@@ -72,6 +74,14 @@ async def test_a_jobs_life(door: Door) -> None:
     await door.store.submitted("a1", "17", at(0))
     assert await door.call(END) == 204
     assert await door.state() is JobState.FAILED
+
+
+async def test_what_the_server_loaded_is_set_aside_once(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[int] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
+    webhook._settle.cache_clear()
+    assert [await door.call(START), await door.call(START)] == [204, 409]
+    assert frozen == [1]
 
 
 async def test_an_arrays_elements_speak_with_its_token(door: Door) -> None:

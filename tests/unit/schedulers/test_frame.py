@@ -61,3 +61,14 @@ def test_several_frames_stand_side_by_side() -> None:
 
 def test_noise_without_a_newline_before_the_frame_does_not_hide_it() -> None:
     assert frame.whole("Last login: todayAIRAVATA-BEGIN x\r\n1\r\n\r\nAIRAVATA-END x 0 \r\n", "x").lines == ("1",)
+
+
+def test_a_frame_is_taken_out_of_the_answer() -> None:
+    one = run(f"{frame.SETUP}\n{frame.frame('one', 'echo 1')}")
+    two = run(f"{frame.SETUP}\n{frame.frame('two', 'echo 2')}")
+    taken, rest = frame.take(f"noise {one}{two}", "one")
+    assert taken == frame.Frame(0, ("1",), "")
+    assert rest == f"noise {two}"
+    assert frame.take(two, "one") == (None, two)
+    with pytest.raises(AnswerUnreadable):
+        frame.take(two[:-5].rpartition("\n")[0], "two")

@@ -47,7 +47,7 @@ def found(queue_text: str, accounting: str = "", *, status: int = 0, errors: str
 
 def record(native_id: str, code: int, *, restart: int = 0, reason: str = "", signal: int | None = None) -> str:
     fields = {"exit_code": code, "signal": signal, "reason": reason, "native_id": native_id, "restart": restart}
-    return f"{native_id}|RECORD|{json.dumps(fields)}"
+    return f"{native_id}|{json.dumps(fields)}"
 
 
 def account(**fields: object) -> str:
@@ -292,13 +292,13 @@ def test_a_record_of_another_job_in_the_same_directory_is_nobodys() -> None:
 
 
 def test_a_job_that_we_deleted_while_it_waited_is_cancelled() -> None:
-    end = sge.parse_history(history("", "7|CANCEL|", status=1, errors=NO_RECORD), [ref("7", "ajob")])["7"]
+    end = sge.parse_history(history("", "7|CANCEL", status=1, errors=NO_RECORD), [ref("7", "ajob")])["7"]
     assert (end.state, end.outcome) == (JobState.CANCELED, Outcome.CANCELED)
 
 
 @pytest.mark.parametrize(("status", "errors"), [(1, "/a/accounting: Stale file handle"), (124, ""), (1, "")])
 def test_accounting_in_trouble_is_unreadable(status: int, errors: str) -> None:
-    result = history("", "7|CANCEL|", status=status, errors=errors)
+    result = history("", "7|CANCEL", status=status, errors=errors)
     with pytest.raises(AnswerUnreadable):
         sge.parse_history(result, [ref("7", "ajob")])
 

@@ -8,24 +8,14 @@ from hypothesis import strategies as st
 
 from airavata_provider.errors import (
     AnswerUnreadable,
-    ConfigurationError,
     SubmissionRefused,
     SubmissionUncertain,
 )
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus
-from airavata_provider.schedulers.request import (
-    BY_SCHEDULER,
-    Array,
-    Dependency,
-    DependencyKind,
-    Element,
-    JobRequest,
-    MailEvent,
-)
 from airavata_provider.schedulers.slurm import Slurm
-from airavata_provider.schedulers.slurm_states import HISTORY_STATES, QUEUE_STATES, holds, neutral
+from airavata_provider.schedulers.slurm_states import HISTORY_STATES, QUEUE_STATES
 from tests.unit.schedulers.captures import SLURM, answer, capture, framed
 
 slurm = Slurm()
@@ -35,10 +25,6 @@ NAMES = {
     "13": "bsuspend", "14": "brun", "16": "bexit139", "24": "wrap",
 }  # fmt: skip
 REFS = [JobRef(native_id, name, f"/scratch/{name}") for native_id, name in NAMES.items()]
-
-
-def request(**fields: object) -> JobRequest:
-    return JobRequest(**{"name": "ajob", "directory": "/s/d", "executable": "x", **fields})  # type: ignore[arg-type]
 
 
 # --- states
@@ -114,38 +100,10 @@ def test_a_missing_or_cut_answer_is_unreadable(stdout: str) -> None:
         slurm.parse_status(CommandResult(0, stdout, ""), REFS)
 
 
-@pytest.mark.parametrize(
-    ("native", "word", "state"),
-    [
-        ("OUT_OF_ME+", "OUT_OF_MEMORY", JobState.FAILED),
-        ("CANCELLED by 1000", "CANCELLED", JobState.CANCELED),
-        ("CANCELLED+", "CANCELLED", JobState.CANCELED),
-        ("COMPLETING", "COMPLETING", JobState.ACTIVE),
-        ("REQUEUED", "REQUEUED", JobState.QUEUED),
-        ("SPECIAL_EXIT", "SPECIAL_EXIT", JobState.QUEUED),
-        ("PREEMPTED", "PREEMPTED", JobState.NON_CRITICAL_FAIL),
-        ("NODE_FAIL", "NODE_FAIL", JobState.NON_CRITICAL_FAIL),
-        ("BOOT_FAIL", "BOOT_FAIL", JobState.NON_CRITICAL_FAIL),
-        ("DEADLINE", "DEADLINE", JobState.FAILED),
-        ("STOPPED", "STOPPED", JobState.SUSPENDED),
-        ("SOMETHING_NEW", "SOMETHING_NEW", JobState.UNKNOWN),
-        ("", "", JobState.UNKNOWN),
-        ("S+", "S+", JobState.UNKNOWN),
-    ],
-)
-def test_states_as_they_are_printed(native: str, word: str, state: JobState) -> None:
-    assert neutral(native, QUEUE_STATES) == (word, state)
-
-
 def test_what_may_run_again_in_the_queue_is_an_end_in_the_history() -> None:
     for word, state in QUEUE_STATES.items():
         if state is JobState.NON_CRITICAL_FAIL:
             assert HISTORY_STATES[word] is JobState.FAILED
-
-
-@given(st.text())
-def test_no_state_is_a_crash(native: str) -> None:
-    neutral(native, QUEUE_STATES)
 
 
 @given(st.text())
@@ -404,190 +362,6 @@ def test_an_element_by_the_controller() -> None:
     controller = framed("controller", capture(f"{SLURM}-scontrol-array.out"))
     ends = slurm.parse_history(answer(framed("records"), gone, controller), ELEMENTS)
     assert {i: s.state for i, s in ends.items()} == {"3948_3": JobState.CANCELED}
-
-
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=20, unique=True), st.integers(0, 60))
-def test_an_element_is_found_in_a_list_of_elements(indices: list[int], index: int) -> None:
-    lines = slurm.directives(request(array=Array(tuple(Element(each, "/s") for each in indices), throttle=3)))
-    (written,) = [line.partition("=")[2] for line in lines if "--array" in line]
-    state = slurm.parse_status(
-        answer(framed("queue", f"5_[{written}]|PENDING|None|ajob\n")), [JobRef(f"5_{index}", "ajob", "/s", index)]
-    )
-    assert bool(state) == (index in indices)
-
-
-def test_steps_in_a_list_of_elements() -> None:
-    assert [index for index in range(12) if holds("[0-8:4,11%2]", index)] == [0, 4, 8, 11]
-
-
-# --- outcomes
-
-
-@pytest.mark.parametrize(
-    ("native", "reason", "outcome"),
-    [
-        ("OUT_OF_ME+", "OutOfMemory", Outcome.OUT_OF_MEMORY),
-        ("TIMEOUT", "TimeLimit", Outcome.WALLTIME),
-        ("DEADLINE", "DeadLine", Outcome.WALLTIME),
-        ("NODE_FAIL", "NodeDown", Outcome.NODE_FAILURE),
-        ("BOOT_FAIL", "None", Outcome.NODE_FAILURE),
-        ("PREEMPTED", "None", Outcome.PREEMPTED),
-        ("CANCELLED by 1001", "None", Outcome.CANCELED),
-        ("COMPLETED", "None", Outcome.COMPLETED),
-        ("FAILED", "NonZeroExitCode", Outcome.FAILED),
-        ("FAILED", "RaisedSignal:11(Segmentation_fault)", Outcome.SIGNALED),
-        ("FAILED", "BadConstraints", Outcome.NEVER_STARTS),
-        ("SUSPENDED", "None", Outcome.SUSPENDED),
-        ("RUNNING", "None", None),
-        ("PENDING", "Priority", None),
-        ("PENDING", "Resources", None),
-        ("PENDING", "AssocMaxJobsLimit", None),
-        ("PENDING", "QOSMaxCpuPerUserLimit", None),
-        ("PENDING", "QOSMaxJobsPerUserLimit", None),
-        ("PENDING", "AssocGrpCpuLimit", None),
-        ("PENDING", "ReqNodeNotAvail, UnavailableNodes:n1", None),
-        ("PENDING", "PartitionTimeLimit", Outcome.NEVER_STARTS),
-        ("PENDING", "QOSMaxCpuPerJobLimit", Outcome.NEVER_STARTS),
-        ("PENDING", "QOSMaxNodePerJobLimit", Outcome.NEVER_STARTS),
-        ("PENDING", "QOSMaxMemoryPerJob", Outcome.NEVER_STARTS),
-        ("PENDING", "QOSMaxWallDurationPerJobLimit", Outcome.NEVER_STARTS),
-        ("PENDING", "AssocMaxWallDurationPerJobLimit", Outcome.NEVER_STARTS),
-        ("PENDING", "AssocMaxCpuPerJobLimit", Outcome.NEVER_STARTS),
-        ("PENDING", "InvalidQOS", Outcome.NEVER_STARTS),
-        ("PENDING", "InvalidAccount", Outcome.NEVER_STARTS),
-        ("PENDING", "DependencyNeverSatisfied", Outcome.NEVER_STARTS),
-        ("PENDING", "JobHeldUser", Outcome.HELD),
-        ("PENDING", "JobHeldAdmin", Outcome.HELD),
-        ("PENDING", "launch_failed_requeued_held", Outcome.HELD),
-    ],
-)
-def test_outcomes(native: str, reason: str, outcome: Outcome | None) -> None:
-    found = slurm.parse_status(answer(framed("queue", f"1|{native}|{reason}|bcomplete|debug|1|1\n")), REFS)
-    assert found["1"].outcome is outcome
-
-
-@pytest.mark.parametrize("reason", ["PartitionConfig", "PartitionNodeLimit"])
-@pytest.mark.parametrize(
-    ("asked", "sizes", "outcome"),
-    [
-        ("debug|1|100", "sizes|debug|1|0/0/64/64|1-infinite\n", Outcome.NEVER_STARTS),
-        ("debug|2|2", "sizes|debug|1|0/64/0/64|1-infinite\n", Outcome.NEVER_STARTS),
-        ("debug|9|9", "sizes|debug|100|0/6400/0/6400|1-8\n", Outcome.NEVER_STARTS),
-        ("debug|1|64", "sizes|debug|1|0/0/64/64|1-infinite\n", None),  # its nodes are down
-        ("debug,long|2|2", "sizes|debug|1|0/64/0/64|1-infinite\nsizes|long|4|0/64/0/64|1-infinite\n", None),
-        ("debug|1|100", "", None),
-        ("debug|1|100", "sizes|debug|?|?|?\n", None),
-    ],
-)
-def test_larger_than_the_partition_is_told_from_nodes_that_are_down(
-    reason: str, asked: str, sizes: str, outcome: Outcome | None
-) -> None:
-    lines = f"1|PENDING|{reason}|bcomplete|{asked}\n{sizes}"
-    assert slurm.parse_status(answer(framed("queue", lines)), REFS)["1"].outcome is outcome
-
-
-# --- directives
-
-
-def test_directives() -> None:
-    lines = slurm.directives(
-        request(
-            queue="debug", nodes=2, tasks=8, cpus_per_task=4, memory_mb=2000, gpus=1, walltime_s=90061, account="a b",
-            qos="high", reservation="r", comment='say "hi"\n#\\', directives=("--nice=5", "#SBATCH -x n1"),
-            tasks_per_node=4, gpu_type="a100", exclusive=True, constraint="fast&ib", licenses=("abaqus:2", "matlab"),
-            array=Array(tuple(Element(index, "/s/d") for index in (0, 1, 2, 3, 7)), throttle=2),
-            after=(
-                Dependency("12"), Dependency("13_4", DependencyKind.ENDED),
-                Dependency("14", DependencyKind.FAILED), Dependency("15", DependencyKind.STARTED),
-            ),
-            mail_to="a@b.org", mail_events=frozenset(MailEvent), export=("HOME", "LANG"),
-        )
-    )  # fmt: skip
-    assert lines == [
-        "#SBATCH --job-name=ajob",
-        "#SBATCH --chdir=/s/d",
-        "#SBATCH --output=/s/d/.airavata/ajob/%a/log",
-        "#SBATCH --open-mode=append",
-        '#SBATCH --comment="say \\"hi\\" #\\\\"',
-        "#SBATCH --signal=B:USR1@60",
-        "#SBATCH --partition=debug",
-        "#SBATCH --nodes=2",
-        "#SBATCH --ntasks=8",
-        "#SBATCH --ntasks-per-node=4",
-        "#SBATCH --cpus-per-task=4",
-        "#SBATCH --mem=2000M",
-        "#SBATCH --gres=gpu:a100:1",
-        "#SBATCH --time=1-01:01:01",
-        '#SBATCH --account="a b"',
-        "#SBATCH --qos=high",
-        "#SBATCH --reservation=r",
-        "#SBATCH --exclusive",
-        '#SBATCH --constraint="fast&ib"',
-        "#SBATCH --licenses=abaqus:2,matlab",
-        "#SBATCH --array=0-3,7%2",
-        "#SBATCH --dependency=afterok:12,afterany:13_4,afternotok:14,after:15",
-        "#SBATCH --mail-type=BEGIN,END,FAIL,REQUEUE",
-        "#SBATCH --mail-user=a@b.org",
-        "#SBATCH --export=HOME,LANG",
-        "#SBATCH --nice=5",
-        "#SBATCH -x n1",
-    ]
-
-
-def test_a_short_job_gets_no_notice_and_a_percent_sign_is_none_of_slurms() -> None:
-    lines = slurm.directives(request(walltime_s=60, directory="/s/50%"))
-    assert not [line for line in lines if "--signal" in line]
-    assert "#SBATCH --output=/s/50%%/.airavata/ajob/log" in lines
-
-
-@pytest.mark.parametrize(
-    "line", ["-M other", "--clusters=other", "-a 1-3", "--array=1", "--wait", "-W", "--arr=1", "-W --x", '"', "x\ny"]
-)
-def test_directives_that_would_hide_the_job_are_refused(line: str) -> None:
-    with pytest.raises(ConfigurationError):
-        slurm.directives(request(directives=(line,)))
-
-
-@given(st.text())
-def test_free_text_never_starts_a_second_line(text: str) -> None:
-    for line in slurm.directives(request(comment=text)):
-        assert len(line.splitlines()) == 1
-        assert line.startswith("#SBATCH --")
-
-
-def test_every_field_has_words() -> None:
-    assert {name for option in slurm.options for name in option.fields} == BY_SCHEDULER
-    assert slurm.unsupported(request()) == {}
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"gpus": 1, "gpu_type": "a100:4,license"},
-        {"licenses": ("a,b",)},
-        {"after": (Dependency("12,after:13"),)},
-        {"export": ("A=b",)},
-    ],
-)
-def test_what_a_list_cannot_hold_is_told(fields: dict[str, object]) -> None:
-    told = slurm.unsupported(request(**fields))
-    assert set(told) == set(fields)
-    assert not [line for line in slurm.directives(request(**fields)) if "," in line]
-
-
-def test_raw_directives_take_places() -> None:
-    queue, deployment = ("-C slow", "--nice=5", "--mem=1G"), ("--constraint=fast", "!--mem", "!--ntasks")
-    merged = slurm.merge_directives(queue, deployment)
-    assert merged == ("--nice=5", "--constraint=fast", "!--mem", "!--ntasks")
-    lines = slurm.directives(request(memory_mb=100, constraint="ours", nodes=2, directives=merged))
-    assert [line for line in lines if "--mem" in line or "--ntasks" in line or "ours" in line] == []
-    assert lines[-2:] == ["#SBATCH --nice=5", "#SBATCH --constraint=fast"]
-    assert "#SBATCH --nodes=2" in lines
-
-
-def test_a_value_that_no_directive_carries_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="--account"):
-        slurm.directives(request(account="a\nb"))
 
 
 def test_thousands_of_jobs_fit_on_command_lines() -> None:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airavata_provider.schedulers.base import quote
-from airavata_provider.ssh.command import BOOTSTRAP, after_token, encoded, signal_number
+from airavata_provider.ssh.command import BOOTSTRAP, LONG, after_token, encoded, signal_number
 
 SHELLS = [shell for shell in ("dash", "bash", "busybox", "csh", "tcsh", "fish", "zsh") if shutil.which(shell)]
 
-TOKEN = "airavata-0123"
+TOKEN = "airavata-0123456789abcdef"
 
 # Anything that a file name may hold: bytes but NUL, as text.
 odd_text = st.text(
@@ -28,7 +28,7 @@ def answer(command: str, data: bytes = b"", shell: str = "sh") -> subprocess.Com
     """What the login shell of a host does with a command of ours."""
     argv = ["busybox", "sh"] if shell == "busybox" else [shell]
     return subprocess.run(
-        [*argv, "-c", BOOTSTRAP], input=encoded(command, TOKEN) + data, capture_output=True, check=False
+        [*argv, "-c", BOOTSTRAP], input=encoded(command, TOKEN, data), capture_output=True, check=False
     )
 
 
@@ -42,9 +42,31 @@ def test_text_and_input_reach_the_shell_as_they_are(words: list[str], data: byte
     assert done.returncode == 0
 
 
+PADDING = "\n: " + "x" * LONG
+"""Makes a text a long one."""
+
+
+@given(words=st.lists(odd_text, max_size=4))
+@settings(max_examples=25)
+def test_a_long_text_reaches_the_shell_as_it_is(words: list[str]) -> None:
+    command = "printf '<%s>' " + " ".join(quote(word) for word in words) + "; cat" + PADDING
+    done = answer(command)
+    expected = b"".join(b"<%s>" % os.fsencode(word) for word in words) or b"<>"
+    assert after_token(done.stdout, TOKEN) == expected
+    assert done.returncode == 0
+
+
+def test_a_long_text_has_its_input() -> None:
+    assert after_token(answer("cat" + PADDING, b"its\ninput").stdout, TOKEN) == b"its\ninput"
+
+
+@pytest.mark.parametrize("padding", ["", PADDING], ids=["short", "long"])
 @pytest.mark.parametrize("shell", SHELLS)
-def test_any_login_shell_will_do(shell: str) -> None:
-    command = "a='it''s \"$HOME\" !x \\n'\nif true; then\n  printf '%s\\n' \"$a\"\nfi\ncat <<'E'\n\\t$a\nE\nexit 7"
+def test_any_login_shell_will_do(shell: str, padding: str) -> None:
+    command = (
+        f": {padding}\n"
+        + "a='it''s \"$HOME\" !x \\n'\nif true; then\n  printf '%s\\n' \"$a\"\nfi\ncat <<'E'\n\\t$a\nE\nexit 7"
+    )
     done = answer(command, shell=shell)
     assert after_token(done.stdout, TOKEN) == b'its "$HOME" !x \\n\n\\t$a\n'
     assert (done.returncode, done.stderr) == (7, b"")
@@ -60,9 +82,11 @@ def test_a_text_that_is_no_shell_program_fails() -> None:
     assert after_token(done.stdout, TOKEN) == b""
 
 
-def test_nothing_of_a_text_that_arrives_in_part_runs(tmp_path: Path) -> None:
-    whole = encoded(f"touch {quote(str(tmp_path))}/ran; true", TOKEN)
-    subprocess.run(["sh", "-c", BOOTSTRAP], input=whole.partition(b"; true")[0], check=False)
+@pytest.mark.parametrize("end", ["; true", PADDING, f"{PADDING}; true"])
+def test_nothing_of_a_text_that_arrives_in_part_runs(tmp_path: Path, end: str) -> None:
+    whole = encoded(f"touch {quote(str(tmp_path))}/ran{end}", TOKEN)
+    for cut in (whole[: whole.index(b"/ran") + 4], whole[:-30], whole[:-2]):
+        subprocess.run(["sh", "-c", BOOTSTRAP], input=cut, check=False)
     done = subprocess.run(["sh", "-c", BOOTSTRAP], input=b"", capture_output=True, check=False)
     assert after_token(done.stdout, TOKEN) is None
     assert not (tmp_path / "ran").exists()
@@ -74,7 +98,8 @@ def test_a_nul_is_refused() -> None:
 
 
 def test_noise_before_the_token_is_cut_off() -> None:
-    assert after_token(b"Welcome\nairavata-0123\nhere\nairavata-0123\n", TOKEN) == b"here\nairavata-0123\n"
+    mark = TOKEN.encode()
+    assert after_token(b"Welcome\n%b\nhere\n%b\n" % (mark, mark), TOKEN) == b"here\n%b\n" % mark
     assert after_token(b"This account is not available.\n", TOKEN) is None
 
 

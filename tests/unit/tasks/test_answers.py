@@ -13,161 +13,19 @@ import pytest
 import pytest_asyncio
 
 from airavata_provider.errors import ConnectFailed, JobCanceled, JobFailed, SubmissionRefused
-from airavata_provider.jobs.admission import Limits
-from airavata_provider.jobs.admitter import Admitter
 from airavata_provider.jobs.store import JobStore
-from airavata_provider.models.identity import TaskIdentity, job_name
-from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
+from airavata_provider.models.identity import job_name
+from airavata_provider.models.job import EventSource, Job, JobState
 from airavata_provider.models.outcome import Outcome
-from airavata_provider.models.resource import ComputeResource
 from airavata_provider.models.rules import MADE_BY
-from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.tasks import answers
-from airavata_provider.tasks.base import Services, TaskContext
-from airavata_provider.tasks.monitoring import Monitor, MonitorParameters
-from airavata_provider.tasks.submission import Submit, SubmitParameters
-from tests.unit.jobs.admitter_contract import FAST, until
+from airavata_provider.tasks.monitoring import Monitor
+from airavata_provider.tasks.submission import Submit
+from tests.unit.jobs.admitter_contract import until
 from tests.unit.jobs.factory import make_job
+from tests.unit.tasks.world import TASK, Killed, World
 
-CLUSTER = ComputeResource.model_validate(
-    {
-        "name": "cluster",
-        "connection": "c",
-        "scheduler": "slurm",
-        "scratch": "/s",
-        "queues": {"debug": {"max_memory_mb": 6000}},
-    }
-)
-TASK = TaskIdentity("dag", "e", "submit", -1, "born")
 TWICE = {"outcome": "OUT_OF_MEMORY", "memory": "*2", "at_most": 2}
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Killer:
-    """Kills at the n-th point that is passed."""
-
-    def __init__(self) -> None:
-        self.left: int | None = None
-
-    def point(self) -> None:
-        if self.left is None:
-            return
-        if self.left == 0:
-            self.left = None
-            raise Killed
-        self.left -= 1
-
-    def wrap(self, owner: Any, name: str) -> None:
-        """Points before and after a method."""
-        method = getattr(owner, name)
-
-        async def wrapped(*args: Any, **kwargs: Any) -> Any:
-            self.point()
-            result = await method(*args, **kwargs)
-            self.point()
-            return result
-
-        setattr(owner, name, wrapped)
-
-
-class World(Services):
-    """A store, an admitter, and a cluster on which jobs need a certain memory."""
-
-    def __init__(self, store: JobStore) -> None:
-        self.store = store
-        self.killer = Killer()
-        self._admitter = Admitter(store, Limits, pace=FAST)
-        store.closers.append(self._admitter.close)
-        self.needs_mb = 4000
-        self.accepted: dict[str, JobRequest] = {}
-        self.tried: list[str] = []
-        self.troubles: list[Exception] = []
-
-    def admitter(self) -> Admitter:
-        return self._admitter
-
-    async def host(self, resource: ComputeResource) -> Any:
-        return None
-
-    async def storage(self, name: str) -> Any:
-        raise NotImplementedError
-
-    def webhook_url(self, resource: ComputeResource, job: str) -> str | None:
-        return f"https://here/{job}"
-
-    def webhook_token(self, job: str) -> str:
-        return f"token of {job}"
-
-    async def watch(self) -> None:
-        self.killer.point()
-
-    async def submit(
-        self, _host: Any, _scheduler: Any, request: JobRequest, *, job: Job, first: bool, webhook: Any, **_: Any
-    ) -> str:
-        """In the place of ``jobs.submission.submit``, with its promise: at most one job of a name."""
-        assert request.name == job.name
-        assert webhook.token == f"token of {job.name}"
-        assert not (first and job.name in self.tried), "somebody may have submitted it"
-        self.killer.point()
-        self.tried.append(job.name)
-        if self.troubles:
-            raise self.troubles.pop(0)
-        self.accepted.setdefault(job.name, request)
-        self.killer.point()
-        native_id = f"id-{job.name}"
-        await self.store.submitted(job.name, native_id, datetime.now(UTC))
-        self.killer.point()
-        await self.news()
-        return native_id
-
-    async def news(self) -> None:
-        """The ends of the jobs that the cluster has."""
-        for name, request in self.accepted.items():
-            job = (await self.store.jobs_named([name]))[0]
-            if job.native_id is None or job.ended_at is not None:
-                continue
-            if (request.memory_mb or 0) >= self.needs_mb:
-                await self.end(name, JobState.COMPLETE, Outcome.COMPLETED, exit_code=0)
-            else:
-                await self.end(name, JobState.FAILED, Outcome.OUT_OF_MEMORY, reason="OUT_OF_MEMORY")
-
-    async def end(
-        self, name: str, state: JobState, outcome: Outcome | None, source: str = EventSource.POLL, **values: Any
-    ) -> None:
-        event = JobEvent(name, source, f"{state}", state, datetime.now(UTC), outcome=outcome, **values)
-        await self.store.append(event)
-
-    def submission(self) -> TaskContext[SubmitParameters]:
-        parameters = SubmitParameters(executable="solve", queue="debug", memory_mb=1000, walltime_s=60)
-        return self._context(TASK, parameters)
-
-    def monitor(self, *rules: dict[str, Any]) -> TaskContext[MonitorParameters]:
-        parameters = MonitorParameters.model_validate({"job": "submit", "output": None, "on_outcome": rules})
-        identity = TaskIdentity("dag", "e", "monitor", -1, "born")
-        return self._context(identity, parameters, submission=self.submission())
-
-    def _context(self, identity: TaskIdentity, parameters: Any, **values: Any) -> TaskContext[Any]:
-        return TaskContext(
-            identity=identity,
-            try_number=1,
-            fresh=False,
-            parameters=parameters,
-            experiment=None,
-            resource=CLUSTER,
-            directory="/s/e",
-            services=self,
-            log=logging.getLogger("tests.answers"),
-            **values,
-        )
-
-    async def attempts(self) -> list[Job]:
-        return await self.store.attempts(TASK)
-
-    async def asked(self) -> list[int]:
-        return [(job.request or {})["memory_mb"] for job in await self.attempts()]
 
 
 @pytest_asyncio.fixture
@@ -275,10 +133,13 @@ async def test_killed_anywhere_and_run_again_it_ends_the_same(
 
 
 @pytest.mark.parametrize("rules", [True, False])
-async def test_a_scripts_word_waits_for_the_schedulers(
-    world: World, caplog: pytest.LogCaptureFixture, rules: bool
+@pytest.mark.parametrize(
+    ("source", "outcome"), [(EventSource.WEBHOOK, None), (EventSource.MAIL, Outcome.SIGNALED)], ids=["script", "mail"]
+)
+async def test_a_word_that_cannot_tell_why_waits_for_the_schedulers_record(
+    world: World, caplog: pytest.LogCaptureFixture, source: EventSource, outcome: Outcome | None, rules: bool
 ) -> None:
-    """To the script, a job that lacked memory is one that was killed."""
+    """To the script, and to some schedulers' mail, a job that lacked memory is one that was killed."""
     caplog.set_level(logging.INFO)
     context = world.monitor(TWICE if rules else {"outcome": "WALLTIME", "walltime": "*2"})
     name = job_name(TASK)
@@ -287,7 +148,7 @@ async def test_a_scripts_word_waits_for_the_schedulers(
         make_job(name, dag_id="dag", experiment_id="e", task_id="submit", born="born", queue="debug", request=request)
     )
     await world.store.submitted(name, "7", datetime.now(UTC))
-    await world.end(name, JobState.FAILED, None, source=EventSource.WEBHOOK, exit_code=137)
+    await world.end(name, JobState.FAILED, outcome, source=source, exit_code=137)
     waiting = asyncio.create_task(Monitor().run(context))
     await until(lambda: "waiting for the scheduler's own words" in caplog.text)
     assert world.tried == []

@@ -21,7 +21,7 @@ from airavata_provider.tasks.arrays import (
     unsettled,
     wanted_again,
 )
-from airavata_provider.tasks.submission import SubmitElement, SubmitParameters
+from airavata_provider.tasks.submit_parameters import SubmitElement, SubmitParameters
 from tests.unit.jobs.factory import at, make_job
 
 S = JobState

@@ -22,7 +22,8 @@ from airavata_provider.models.job import Job
 from airavata_provider.schedulers.request import Container, ContainerRuntime, JobRequest, MailEvent
 from airavata_provider.tasks.base import Services, TaskContext
 from airavata_provider.tasks.job_request import door_faults, fit, job_fields, layout, option_faults, unsupported
-from airavata_provider.tasks.submission import Submit, SubmitParameters, request_of
+from airavata_provider.tasks.submission import Submit
+from airavata_provider.tasks.submit_parameters import SubmitParameters, request_of
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "options_catalog"
 CATALOG = load_catalog([FOLDER])
@@ -166,15 +167,18 @@ class _NoHost(Services):
     """Services of a task that shall not get as far as its host."""
 
     def __init__(self) -> None:
-        self.store = SimpleNamespace(latest=self._latest, intend=self._intend)  # type: ignore[assignment]
+        self.store = SimpleNamespace(attempts=self._attempts, intend=self._intend)  # type: ignore[assignment]
         self.intended: list[Job] = []
 
-    async def _latest(self, identity: TaskIdentity) -> None:
-        return None
+    async def _attempts(self, identity: TaskIdentity) -> list[Job]:
+        return []
 
     async def _intend(self, job: Job) -> Job:
         self.intended.append(job)
         return job
+
+    def compute_resource(self, name: str) -> Any:
+        raise NotImplementedError
 
     async def host(self, resource: Any) -> Any:
         raise ConnectionError("the host was asked for")

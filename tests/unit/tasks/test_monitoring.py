@@ -17,7 +17,7 @@ from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
 from airavata_provider.models.resource import ComputeResource
-from airavata_provider.monitors import output
+from airavata_provider.monitors.output import Tail, outputs
 from airavata_provider.monitors.poll import refs
 from airavata_provider.tasks.base import Services, TaskContext
 from airavata_provider.tasks.monitoring import Monitor, MonitorParameters, log_file
@@ -37,6 +37,9 @@ class Store(Services):
     def __init__(self, store: JobStore) -> None:
         self.store = store
         self.watched = asyncio.Event()
+
+    def compute_resource(self, name: str) -> ComputeResource:
+        raise NotImplementedError
 
     async def host(self, resource: ComputeResource) -> Host:
         raise AssertionError("nobody has to reach it")
@@ -83,7 +86,7 @@ async def the_row(services: Store) -> Job:
     """The row of the job that is waited for by now."""
     await services.watched.wait()
     services.watched.clear()
-    (job,) = await services.store.open_jobs()
+    (job,) = await services.store.jobs_named(await services.store.versions_to_poll("cluster", datetime.now(UTC)))
     return job
 
 
@@ -153,32 +156,26 @@ async def test_given_up_is_told_as_such(services: Store) -> None:
         await waiting
 
 
-async def test_output_is_shown_while_it_runs(
-    services: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, str]] = []
-    shown = asyncio.Event()
-
-    class Fake:
-        async def follow(self, resource: str, host: object, path: str, every_s: float) -> AsyncIterator[list[str]]:
-            asked.append((resource, path))
-            yield ["step 1", "::group::no marker"]
-            shown.set()
-            await asyncio.Event().wait()
-
-    monkeypatch.setattr(output, "outputs", Fake)
+async def test_output_is_shown_while_it_runs(services: Store, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    run = context(services, native_id="1", directory="/home/me", output="my.out")
-    waiting = asyncio.create_task(Monitor().run(run))
+    waiting = asyncio.create_task(Monitor().run(context(services, native_id="1", directory="/job", output="my.out")))
     job = await the_row(services)
-    assert not asked
+    assert not outputs().any("cluster")
     await services.store.append(ends(job, JobState.ACTIVE))
-    await asyncio.wait_for(shown.wait(), 10)
+    await until_followed()
+    files = outputs().next("cluster")
+    assert [file.path for file in files] == ["/job/my.out"]
+    outputs().take_in("cluster", files, {0: Tail(0, b"step 1\n::group::no marker\n")})
     await services.store.append(ends(job, JobState.COMPLETE))
     await waiting
-    assert asked == [("cluster", "/home/me/my.out")]
     assert "| step 1\n| ::group::no marker" in caplog.text
-    assert not [task for task in asyncio.all_tasks() if task.get_name() == "airavata live log"]
+    assert not outputs().any("cluster")
+
+
+async def until_followed() -> None:
+    async with asyncio.timeout(10):
+        while not outputs().any("cluster"):  # noqa: ASYNC110 -- nobody is told
+            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(

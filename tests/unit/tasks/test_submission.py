@@ -29,7 +29,8 @@ from airavata_provider.models.resource import ComputeResource
 from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.tasks.base import Deadline, Services, TaskContext
 from airavata_provider.tasks.monitoring import Monitor, MonitorParameters
-from airavata_provider.tasks.submission import Submit, SubmitElement, SubmitParameters
+from airavata_provider.tasks.submission import Submit
+from airavata_provider.tasks.submit_parameters import SubmitElement, SubmitParameters
 from tests.unit.jobs.admitter_contract import FAST, until
 from tests.unit.jobs.factory import make_event, make_job
 
@@ -52,6 +53,9 @@ class World(Services):
 
     def admitter(self) -> Admitter:
         return self._admitter
+
+    def compute_resource(self, name: str) -> ComputeResource:
+        raise NotImplementedError
 
     async def host(self, resource: ComputeResource) -> Any:
         return None
@@ -305,6 +309,6 @@ async def test_elements_with_gaps_become_arrays_that_the_scheduler_can_be_asked_
         state = JobState.FAILED if place in (0, 1, 5) else JobState.COMPLETE
         name = element_name((await world.job()).name, place)
         await world.store.append(make_event(state, 9, job=name))
-    result = await Submit().run(replace(context, fresh=True, try_number=2))
+    result = await Submit().run(replace(context, fresh=True, past=1, try_number=2))
     assert asked == [(0, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]), (0, [0, 1], [0, 1]), (5, [0], [5])]
     assert result.values["submitted"] == 3

@@ -16,7 +16,8 @@ from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.resource import ComputeResource
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.triggers import host
-from airavata_provider.triggers.host import HostedTask, Run, Segment, run_segment
+from airavata_provider.triggers.host import Segment, run_segment
+from airavata_provider.triggers.hosted import HostedTask, Run
 from airavata_provider.triggers.services import HostServices
 
 FIRST = Run("d", "r", -1, 1, born="2031-05-06T12:00:00+00:00")

@@ -26,7 +26,8 @@ from airavata_provider.models.catalog import Catalog, load_catalog
 from airavata_provider.models.experiment import Experiment, resolve_all
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.triggers import host
-from airavata_provider.triggers.host import HostedTask, Run, Segment, cancel_segment, run_of, run_segment
+from airavata_provider.triggers.host import Segment, cancel_segment, run_segment
+from airavata_provider.triggers.hosted import HostedTask, Run, run_of
 from airavata_provider.triggers.services import HostServices
 
 LOG = logging.getLogger("test")

@@ -13,9 +13,10 @@ from airavata_provider.models.resource import ComputeResource
 from airavata_provider.tasks.base import TaskContext, TaskResult
 from airavata_provider.tasks.monitoring import Monitor
 from airavata_provider.tasks.registry import task_type
-from airavata_provider.tasks.submission import SubmitParameters
+from airavata_provider.tasks.submit_parameters import SubmitParameters
 from airavata_provider.triggers import host
-from airavata_provider.triggers.host import HostedTask, Run, Segment, run_segment
+from airavata_provider.triggers.host import Segment, run_segment
+from airavata_provider.triggers.hosted import HostedTask, Run
 from airavata_provider.triggers.services import HostServices
 
 RUN = Run("d", "r", 3, 2, born="2031-05-06T12:00:00+00:00")

@@ -123,6 +123,8 @@ def upgrade() -> None:
         sa.Column("ended_at", _moment(), nullable=True),
         sa.Column("result", sa.JSON(), nullable=False),
         sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("run_started", sa.String(length=64), nullable=False),
+        sa.Column("stands_through", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint(
             "dag_id", "experiment_id", "born", "task_id", "map_index", name=op.f("pk_airavata_task")
         ),

@@ -140,7 +140,7 @@ SGE_END = """Job 33 (A_1.x-y) Complete
             9,
         ),
         ("Aborted", "failed opening input file because:\nerror: no such file\n", S.FAILED, O.FAILED, None, None),
-        ("Aborted", "", S.CANCELED, O.CANCELED, None, None),
+        ("Aborted", "", S.FAILED, O.SIGNALED, None, None),
         ("Killed", "", S.CANCELED, O.CANCELED, None, None),
         ("Failed", "", S.FAILED, O.FAILED, None, None),
         ("Suspended", "", S.SUSPENDED, None, None, None),
@@ -169,10 +169,10 @@ def test_sge(
             ("3", "sigjob", None, S.FAILED, O.SIGNALED, None, 9),
             "job 3.1 died through signal KILL (9)",
         ),
-        ("arr-1-started", ("4", "arr", 1, S.ACTIVE, None, None, None), ""),
-        ("arr-1-complete", ("4", "arr", 1, S.FAILED, O.FAILED, 1, None), ""),
-        ("arr-2-started", ("4", "arr", 2, S.ACTIVE, None, None, None), ""),
-        ("arr-2-complete", ("4", "arr", 2, S.FAILED, O.FAILED, 2, None), ""),
+        ("arr-1-started", ("4", "arr", 0, S.ACTIVE, None, None, None), ""),
+        ("arr-1-complete", ("4", "arr", 0, S.FAILED, O.FAILED, 1, None), ""),
+        ("arr-2-started", ("4", "arr", 1, S.ACTIVE, None, None, None), ""),
+        ("arr-2-complete", ("4", "arr", 1, S.FAILED, O.FAILED, 2, None), ""),
         ("canceljob-started", ("5", "canceljob", None, S.ACTIVE, None, None, None), ""),
         (
             "canceljob-killed",
@@ -209,7 +209,7 @@ def test_captured_sge(name: str, expected: tuple[object, ...], reason: str) -> N
 
 def test_an_sge_element_and_names_with_brackets() -> None:
     news = news_of(sge.DECODER, "Job-array task 33.2 (a (b)) Complete", SGE_END.format(0))
-    assert told(news) == ("33", "a (b)", 2, S.COMPLETE, O.COMPLETED, 0, None)
+    assert told(news) == ("33", "a (b)", 1, S.COMPLETE, O.COMPLETED, 0, None)
     assert news is not None
     assert news.other_ids == ("33.2",)
 
@@ -287,7 +287,7 @@ def test_lsf(
 
 def test_an_lsf_element() -> None:
     news = news_of(lsf.DECODER, "Job 2477[3]: <A_1[1-10]> Done", "")
-    assert told(news) == ("2477", "A_1", 3, S.COMPLETE, O.COMPLETED, 0, None)
+    assert told(news) == ("2477", "A_1", 2, S.COMPLETE, O.COMPLETED, 0, None)
     assert news is not None
     assert news.other_ids == ("2477[3]",)
     assert news_of(lsf.DECODER, "Job 2477: <a> was suspended", "") is None
@@ -319,9 +319,9 @@ Submitted at:        Tue May  6 10:00:00 2031
 )
 def test_htcondor(end: str, state: JobState, outcome: Outcome, exit_code: int | None, signal: int | None) -> None:
     news = news_of(htcondor.DECODER, "[Condor] Condor Job 123.0", CONDOR.format(end))
-    assert told(news) == ("123", "A_1.x-y", 0, state, outcome, exit_code, signal)
+    assert told(news) == ("123", "A_1.x-y", None, state, outcome, exit_code, signal)
     assert news is not None
-    assert {"123.0", "123"} == set(news.other_ids)
+    assert news.other_ids == ("123.0",)
 
 
 @pytest.mark.parametrize(
@@ -329,6 +329,7 @@ def test_htcondor(end: str, state: JobState, outcome: Outcome, exit_code: int | 
     [
         ("[Condor] Condor Job 123.0", CONDOR.format("is thinking")),
         ("[Condor] Condor Job 123.0", CONDOR.format("exited with status 0").replace(".airavata", "elsewhere")),
+        ("[Condor] Condor Job 123.1", CONDOR.format("exited with status 0")),
         ("[Condor] Problem on submit.test", CONDOR.format("exited with status 0")),
     ],
 )

@@ -242,6 +242,17 @@ async def test_failures_are_tried_again(
     assert "secret" not in caplog.text
 
 
+async def test_what_nobody_expected_is_tried_again_soon_too(
+    store: JobStore, server: Server, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "QUICK", Pace(first=0.001, at_most=3600))
+    await known(store, "a1", "7")
+    server.failures = [RuntimeError("Airflow's API server is away")]
+    server.put(ended("a1", "7"))
+    read()
+    await counted(store, news=1)
+
+
 async def test_new_mail_comes_before_old(
     store: JobStore, server: Server, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
