@@ -29,6 +29,7 @@ from airavata_provider.jobs.history import Explained, explain, last_words, summa
 from airavata_provider.models.experiment import Experiment, read_experiment
 from airavata_provider.models.job import Job, JobState
 from airavata_provider.models.rules import LEFT, MADE_BY, made_by
+from airavata_provider.models.split import HandoverState
 from airavata_provider.models.values import clock
 from airavata_provider.preview import previews
 from airavata_provider.validation import validate_deployment, validate_paths
@@ -103,6 +104,8 @@ def status(args: Namespace) -> int:
         say_json(report)
         return 0
     say(f"{report['id']} ({report['dag_id']}): {report['state']}")
+    if report["second_run"] is not None:
+        say(f"  second run: {second_run(report)}")
     for reason in (report["placement"] or {}).get("reasons", ()):
         say(f"  where to run: {reason}")
     for line in progress({}, seen(report)):
@@ -182,8 +185,9 @@ def mailboxes(args: Namespace) -> int:
 
 
 async def _cancel(run: runs.Run, store: JobStore, *, wait_s: float | None) -> int:
+    over = run.over and not runs.between_runs(run, await store.handovers.of(run.dag_id, run.id, run.born))
     jobs = await runs.cancel_experiment(run, store, by=user_name() or "the command line")
-    if run.over and not jobs:
+    if over and not jobs:
         say(f"{run.id} is over already: {_state(run, await store.jobs_of(run.dag_id, run.id, run.born))}.")
         return 0
     if wait_s is None or not jobs:
@@ -239,7 +243,7 @@ async def _follow(run: runs.Run, store: JobStore, *, error: bool) -> dict[str, A
         for line in progress(before, now):
             say(line, error=error)
         before = now
-        if found.over:
+        if report["over"]:
             return report
         await asyncio.sleep(LOOK_S)
 
@@ -267,6 +271,16 @@ def progress(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     clock = _clock(datetime.now(UTC))
     width = max((len(name) for name in now), default=0)
     return [f"{clock} {name:<{width}}  {text}" for name, text in now.items() if before.get(name) != text]
+
+
+def second_run(report: Mapping[str, Any]) -> str:
+    """Where an experiment in two runs stands. Pure."""
+    there, state = report["second_run"]["dag_id"], report["second_run"]["state"]
+    if there is not None:
+        return str(there)
+    if state == HandoverState.WAITING:
+        return "waits for the job's end"
+    return "none" if state == HandoverState.DROPPED else "was deleted"
 
 
 def _name(task: Mapping[str, Any]) -> str:

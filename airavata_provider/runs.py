@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Any
 from airavata_provider.errors import AiravataError, ExperimentRefused, Fault
 from airavata_provider.models.identity import birth
 from airavata_provider.models.job import Job, SubmissionState, TaskRecord
+from airavata_provider.models.split import Handover, HandoverState, first_dag, second_dag
 
 if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy.orm import Session
+
     from airavata_provider.jobs.rows import StoredEvent
     from airavata_provider.jobs.store import JobStore
     from airavata_provider.models.placement import Placement
@@ -65,10 +69,14 @@ class AirflowTask:
 
 @dataclass(frozen=True)
 class Run:
-    """A DAG run as Airflow knows it.
+    """An experiment's DAG run as Airflow knows it; of an experiment in two runs, both as one.
 
-    :param state: Airflow's word
+    :param dag_id: the pattern's DAG, whose run is the first
+    :param state: Airflow's word; the second run's where there is one and the first succeeded
     :param run_after: it starts no earlier
+    :param tasks: of both runs
+    :param second_dag_id: the DAG of the second run; None while there is none
+    :param first_state: Airflow's word for the first of two runs that are there; None: there is one
     """
 
     dag_id: str
@@ -81,6 +89,8 @@ class Run:
     started_at: datetime | None
     ended_at: datetime | None
     tasks: tuple[AirflowTask, ...]
+    second_dag_id: str | None = None
+    first_state: str | None = None
 
     @property
     def over(self) -> bool:
@@ -136,27 +146,33 @@ def _refused(resolved: ResolvedExperiment, where: str, message: str) -> Experime
 
 
 def dags_with_run(experiment_id: str) -> list[str]:
-    """Ids of the DAGs that have a run of that id."""
+    """Ids of the DAGs that have a run of that id, second runs' left out."""
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     with create_session() as session:
         query = select(DagRun.dag_id).where(DagRun.run_id == experiment_id).order_by(DagRun.dag_id)
-        return list(session.scalars(query))
+        found = list(session.scalars(query))
+    return [dag_id for dag_id in found if first_dag(dag_id) == dag_id or first_dag(dag_id) not in found]
 
 
 def read_run(dag_id: str, experiment_id: str) -> Run | None:
-    """The DAG run of an experiment, None when there is none."""
-    from airflow.models.dagrun import DagRun
+    """An experiment's DAG run, or both of them; None when there is none.
+
+    :param dag_id: the pattern's, or that of its second run
+    """
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     with create_session() as session:
-        row = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == experiment_id))
-        if row is None:
+        found = _rows(dag_id, experiment_id, session)
+        if not found:
             return None
+        first, second = found[0], found[1] if len(found) > 1 else None
+        # Of a first run that a person cleared, the second is a thing of the past.
+        last = second if second is not None and str(first.state) == "success" else first
         columns = (
             TaskInstance.task_id,
             TaskInstance.map_index,
@@ -165,20 +181,44 @@ def read_run(dag_id: str, experiment_id: str) -> Run | None:
             TaskInstance.start_date,
             TaskInstance.end_date,
         )
-        query = select(*columns).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == experiment_id)
+        dags = [row.dag_id for row in found]
+        query = select(*columns).where(TaskInstance.dag_id.in_(dags), TaskInstance.run_id == experiment_id)
         tasks = [AirflowTask(*values) for values in session.execute(query)]
         return Run(
-            dag_id=dag_id,
+            dag_id=first.dag_id,
             id=experiment_id,
-            state=str(row.state),
-            conf=row.conf or {},
-            note=row.note or "",
-            run_after=row.run_after,
-            queued_at=row.queued_at,
-            started_at=row.start_date,
-            ended_at=row.end_date,
+            state=str(last.state),
+            conf=first.conf or {},
+            note=last.note or first.note or "",
+            run_after=first.run_after,
+            queued_at=first.queued_at,
+            started_at=first.start_date,
+            ended_at=last.end_date,
             tasks=tuple(sorted(tasks, key=_begin)),
+            second_dag_id=second.dag_id if second is not None else None,
+            first_state=str(first.state) if second is not None else None,
         )
+
+
+def _rows(dag_id: str, experiment_id: str, session: Session, *, lock: bool = False) -> list[DagRun]:
+    """An experiment's first run, and its second if there is one.
+
+    :param lock: lock the first
+    """
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy import select
+
+    def run(dag_id: str) -> DagRun | None:
+        query = select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == experiment_id)
+        return session.scalar(query.with_for_update() if lock and dag_id == pattern else query)
+
+    # Locked before the second is looked for: then that cannot be made meanwhile.
+    pattern = first_dag(dag_id)
+    first = run(pattern)
+    second = run(second_dag(pattern))
+    if first is None:  # somebody's own DAG may be called like that
+        return [second] if second is not None and dag_id != pattern else []
+    return [first, second] if second is not None and second.run_after == first.run_after else [first]
 
 
 def _begin(task: AirflowTask) -> tuple[bool, float, str, int]:
@@ -187,38 +227,53 @@ def _begin(task: AirflowTask) -> tuple[bool, float, str, int]:
     return (task.started_at is None, began, task.id, task.map_index)
 
 
-def fail_run(dag_id: str, experiment_id: str, *, by: str) -> bool:
+def fail_run(dag_id: str, experiment_id: str, *, by: str, between: bool = False) -> bool:
     """Mark a run as failed the way Airflow's API does: its tasks stop, its triggers hear of it.
 
+    Of an experiment in two runs, whichever is not over.
+
     :param by: goes into the run's note
+    :param between: where both are, the first is marked although it succeeded: no second is made then, or begins anew
     :returns: False when there is no such run or it was over already
     """
     from airflow.api_fastapi.core_api.datamodels.dag_run import DagRunMutableStates
     from airflow.api_fastapi.core_api.services.public.dag_run import patch_dag_run_state
     from airflow.models.dagbag import DBDagBag
-    from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
-    from sqlalchemy import select
 
     with create_session() as session:
-        row = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == experiment_id))
-        if row is None or str(row.state) in FINISHED:
-            return False
-        dag = DBDagBag().get_dag_for_run(row, session=session)
-        if dag is None:
-            raise AiravataError(f"Airflow has no DAG {dag_id} for the run {experiment_id} any more")
-        if not row.note:
-            row.note = (f"{CANCEL_NOTE}{by}", None)
-        patch_dag_run_state(dag=dag, dag_run=row, state=DagRunMutableStates.FAILED, session=session)
-        return True
+        found = _rows(dag_id, experiment_id, session, lock=True)
+        open_ = [row for row in found if str(row.state) not in FINISHED]
+        if not open_ and between:
+            open_ = [row for row in found[:1] if str(row.state) == "success"]
+        for row in open_:
+            dag = DBDagBag().get_dag_for_run(row, session=session)
+            if dag is None:
+                raise AiravataError(f"Airflow has no DAG {row.dag_id} for the run {experiment_id} any more")
+            if not row.note:
+                row.note = (f"{CANCEL_NOTE}{by}", None)
+            patch_dag_run_state(dag=dag, dag_run=row, state=DagRunMutableStates.FAILED, session=session)
+        return bool(open_)
 
 
-def experiment_state(run: Run, jobs: Sequence[Job], now: datetime) -> ExperimentState:
+def between_runs(run: Run, handover: Handover | None) -> bool:
+    """Whether an experiment's first run is over and its second still to come, or to begin anew. Pure."""
+    waits = handover is not None and handover.state == HandoverState.WAITING
+    return waits and (run.first_state or run.state) == "success"
+
+
+def experiment_state(
+    run: Run, jobs: Sequence[Job], now: datetime, handover: Handover | None = None
+) -> ExperimentState:
     """An experiment's state from its run and its jobs. Pure.
 
     Cancelling is over only when every job's scheduler agreed, which may be after the run's end.
+
+    :param handover: of an experiment in two runs
     """
     canceling = any(job.cancel_requested_at and not job.canceled_at for job in jobs)
+    if between_runs(run, handover):
+        return ExperimentState.CANCELING if canceling else ExperimentState.EXECUTING
     if run.state == "success":
         return ExperimentState.COMPLETED
     if canceling:
@@ -239,7 +294,8 @@ async def cancel_experiment(run: Run, store: JobStore, *, by: str) -> list[Job]:
 
     :returns: the jobs that the cluster still has to give up
     """
-    await asyncio.to_thread(fail_run, run.dag_id, run.id, by=by)
+    handover = await store.handovers.of(run.dag_id, run.id, run.born)
+    await asyncio.to_thread(fail_run, run.dag_id, run.id, by=by, between=between_runs(run, handover))
     jobs = [job for job in await store.jobs_of(run.dag_id, run.id, run.born) if job.ours and not job_over(job)]
     return [await store.request_cancel(job.name, by) for job in jobs]
 
@@ -252,6 +308,11 @@ def job_over(job: Job) -> bool:
 
 async def experiment_report(run: Run, store: JobStore, *, now: datetime) -> dict[str, Any]:
     """Everything there is to tell about an experiment, as JSON values but for its moments."""
+    handover = await store.handovers.of(run.dag_id, run.id, run.born)
+    if handover is not None and handover.state == HandoverState.STARTED and run.second_dag_id is None:
+        # It was started since the run was read.
+        again: Run | None = await asyncio.to_thread(read_run, run.dag_id, run.id)
+        run = again or run
     jobs = await store.jobs_of(run.dag_id, run.id, run.born)
     records = await store.task_records(run.dag_id, run.id, run.born)
     placement = await store.placement(run.dag_id, run.id, run.born)
@@ -259,13 +320,15 @@ async def experiment_report(run: Run, store: JobStore, *, now: datetime) -> dict
     return {
         "id": run.id,
         "dag_id": run.dag_id,
-        "state": experiment_state(run, jobs, now).value,
+        "state": experiment_state(run, jobs, now, handover).value,
         "run_state": run.state,
+        "over": run.over and not between_runs(run, handover),
+        "second_run": None if handover is None else {"dag_id": run.second_dag_id, "state": handover.state},
         "experiment": dict(run.conf),
         "run_after": run.run_after,
         "queued_at": run.queued_at,
         "started_at": run.started_at,
-        "ended_at": run.ended_at,
+        "ended_at": None if between_runs(run, handover) else run.ended_at,
         "placement": None if placement is None else _placement(placement),
         "airflow_tasks": [asdict(task) for task in run.tasks],
         "tasks": [_record(record) for record in sorted(records.values(), key=lambda each: each.started_at)],

@@ -1,6 +1,7 @@
 """The bench, in parts: how many experiments an hour, beside a plain Airflow DAG and the limit of the host; how a
 queue's limit holds under a burst; what a submission costs beside bare ``sbatch``; what an API server takes of the
-scripts' calls; what the monitors know of real jobs, and how soon; a mailbox that is full; and what waiting costs.
+scripts' calls; what the monitors know of real jobs, and how soon; a mailbox that is full; what waiting costs; and,
+only when it is asked for, how one experiment fares beside many that wait.
 
 Each part is measured in one run, on the test bed (real sshd, SLURM, PostgreSQL, Dovecot). Prints tables, writes
 ``build/bench.json``; the exit status is 1 when something is wrong.
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import admission, mailbox, monitor, submit, throughput, waiters, webhook
+from benchmarks import admission, mailbox, monitor, submit, throughput, waiters, waiting, webhook
 from tests.bed import PROJECT, Bed, start_bed
 
 Options = argparse.Namespace
@@ -32,12 +33,14 @@ class Part:
     :param measure: does it; the figures, which are JSON
     :param faults: what must not be, a line each
     :param table: the figures for people
+    :param asked_for: measured only when it is asked for: it takes half an hour and more
     """
 
     about: Callable[[Options], str]
     measure: Callable[[Bed, Options], dict[str, Any]]
     faults: Callable[[Figures], list[str]]
     table: Callable[[Figures], str]
+    asked_for: bool = False
 
 
 def say(text: str) -> None:
@@ -93,6 +96,15 @@ PARTS: Mapping[str, Part] = {
         webhook.faults,
         webhook.table,
     ),
+    "waiting": Part(
+        lambda options: (
+            f"one experiment beside {', '.join(map(str, options.waiting))} that wait, in one run and in two"
+        ),
+        lambda bed, options: waiting.measure(bed, _work("waiting"), options.waiting, options.lone, say=say),
+        waiting.faults,
+        waiting.table,
+        asked_for=True,
+    ),
 }
 """The parts beside the throughput, whose modes are :data:`benchmarks.throughput.DAGS`."""
 
@@ -103,7 +115,8 @@ def parse(arguments: list[str] | None) -> Options:
     parser.add_argument("--plain", type=int, default=60, help="runs in the plain DAG's burst")
     parser.add_argument("--lone", type=int, default=5, help="lone runs of each")
     modes = [*throughput.DAGS, *PARTS]
-    parser.add_argument("--modes", nargs="+", choices=modes, default=modes)
+    usual = [mode for mode in modes if mode not in PARTS or not PARTS[mode].asked_for]
+    parser.add_argument("--modes", nargs="+", choices=modes, default=usual)
     parser.add_argument("--requests", type=int, default=2000, help="requests for the small queue")
     parser.add_argument("--queue", type=int, default=50, help="jobs that the small queue takes")
     parser.add_argument("--job-seconds", type=float, default=8.0, help="seconds of a job in the small queue")
@@ -114,6 +127,9 @@ def parse(arguments: list[str] | None) -> Options:
     parser.add_argument("--interval", type=float, default=10.0, help="seconds between polls of them")
     parser.add_argument("--messages", type=int, default=50_000, help="old messages in a mailbox")
     parser.add_argument("--waiters", type=int, default=5000, help="tasks that wait in one process")
+    parser.add_argument(
+        "--waiting", type=int, nargs="+", default=[0, 100, 1000, 5000], help="how many wait beside one"
+    )
     parser.add_argument("--output", type=Path, default=PROJECT / "build" / "bench.json")
     return parser.parse_args(arguments)
 

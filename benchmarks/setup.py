@@ -19,6 +19,9 @@ INPUT = "Tyger Tyger, burning bright\n"
 
 PLAIN_PARALLELISM = "8"
 
+HELD = "held"
+"""The application whose jobs the cluster takes and never starts."""
+
 
 def connection(bed: Bed) -> dict[str, Any]:
     """The Airflow Connection that both the plain DAG and the patterns use; the host's key is checked."""
@@ -51,12 +54,13 @@ def catalog(bed: Bed, files: Path) -> dict[str, Any]:
             "bench_outputs": {"type": "local", "root": str(files / "outputs"), "default": True},
         },
         "applications": {
-            "bench": {
+            name: {
                 "pattern": "hpc_batch",
                 "inputs": {"text": {"type": "FILE", "position": 1}},
                 "outputs": {"text": {"file": "stdout.txt"}},
-                "deployments": {"bench": {"executable": "/bin/cat"}},
+                "deployments": {"bench": {"executable": "/bin/cat", "directives": directives}},
             }
+            for name, directives in (("bench", []), (HELD, ["--hold"]))
         },
     }
 

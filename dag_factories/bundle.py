@@ -35,6 +35,7 @@ import json
 import logging
 import os
 import re
+import runpy
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ from typing import Any
 
 from airflow.dag_processing.bundles.base import BaseDagBundle, BundleVersion
 
-from airavata_provider.errors import ConfigurationError
+from airavata_provider.errors import ConfigurationError, PatternError
 from airavata_provider.models.pattern_folders import PatternFile, builtin_patterns, pattern_files
 from airavata_provider.settings import get_settings
 
@@ -51,7 +52,7 @@ __all__ = ["PatternBundle", "builtin_patterns"]
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of every version's hash: one more when the stubs' text changes."""
 
 _KEEPER = "airavata_reconciler"
@@ -229,13 +230,13 @@ def _manifest(files: Sequence[PatternFile], good: dict[str, str]) -> Manifest:
 @functools.lru_cache(maxsize=4096)
 def _is_good(content: bytes, shown_as: str) -> bool:
     """Whether the factory can make a DAG of it."""
-    from dag_factories.factory import dag_from_file
+    from dag_factories.factory import dags_from_file
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pattern.yaml"
         path.write_bytes(content)
         try:
-            dag_from_file(path, shown_as=shown_as)
+            dags_from_file(path, shown_as=shown_as)
         except Exception:  # whatever it is, the stub meets it again and Airflow shows it
             return False
     return True
@@ -287,15 +288,29 @@ def _materialise(manifest: Manifest, target: Path) -> None:
 
 def _stub(yaml_file: str, shown_as: str, content: bytes) -> str:
     """A pattern's DAG file. Names the content's hash, so that it changes whenever the pattern does."""
-    return f'''"""The Airflow DAG of one execution pattern. Made by dag_factories.bundle."""
+    return f'''"""The Airflow DAG of one execution pattern, and of its second run. Made by dag_factories.bundle."""
 
 from pathlib import Path
 
-from dag_factories.factory import dag_from_file
+from dag_factories.factory import dags_from_file
 
 # sha256 {hashlib.sha256(content).hexdigest()}
-dag = dag_from_file(Path(__file__).with_name({yaml_file!r}), shown_as={shown_as!a})
+dag, second = dags_from_file(Path(__file__).with_name({yaml_file!r}), shown_as={shown_as!a})
 '''
+
+
+def dag_of(folder: Path, dag_id: str) -> Any:
+    """The DAG of that id in a version's directory, as its file makes it; None where none does."""
+    for stub in sorted(folder.glob("*.py")):
+        try:
+            made = runpy.run_path(str(stub))
+        except PatternError:  # a pattern that was no good then
+            continue
+        for dag in (made.get("dag"), made.get("second")):
+            if dag is not None and dag.dag_id == dag_id:
+                dag.fileloc, dag.relative_fileloc = str(stub), stub.name
+                return dag
+    return None
 
 
 def _faulty_stub(shown_as: str, fault: str) -> str:

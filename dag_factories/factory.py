@@ -16,6 +16,7 @@ from airflow.sdk import DAG, Param
 from airavata_provider.models.moving import before_submission, goes_elsewhere
 from airavata_provider.models.pattern import Pattern, Segment, TaskSpec, answers_ends, load_pattern, segments
 from airavata_provider.models.segments import linked
+from airavata_provider.models.split import parts, version_text
 from airavata_provider.operators.pattern import PatternOperator
 from airavata_provider.tasks.registry import parameter_models, task_types
 
@@ -32,36 +33,41 @@ the newest one takes."""
 _EPOCH = datetime(2020, 1, 1)  # noqa: DTZ001 - Airflow reads a naive start date in its own time zone
 
 
-def dag_from_file(path: Path, *, shown_as: str | None = None) -> DAG:
-    """The DAG of the pattern in that file.
+def dags_from_file(path: Path, *, shown_as: str | None = None) -> tuple[DAG, DAG | None]:
+    """The DAG of the pattern in that file; and that of its second run, None where it has no such.
 
     :param path: the YAML file
     :param shown_as: the file's name in messages, when ``path`` is a copy
     :raises PatternError: everything that is wrong with it, with file and line
     """
-    return dag_from_pattern(load_pattern(path, parameter_models(), shown_as=shown_as))
+    pattern = load_pattern(path, parameter_models(), shown_as=shown_as)
+    first, second = parts(pattern)
+    return _dag(first, pattern), None if second is None else _dag(second, pattern)
 
 
-def dag_from_pattern(pattern: Pattern) -> DAG:
-    """The DAG of a pattern: one Airflow task per segment."""
+def _dag(part: Pattern, pattern: Pattern) -> DAG:
+    """The DAG of a part of a pattern, or of the whole: one Airflow task per segment."""
     kinds = task_types()
+    second = part.name != pattern.name
     with DAG(
-        dag_id=pattern.name,
-        description=pattern.description or None,
+        dag_id=part.name,
+        description=f"Second run of {pattern.name}, which a job's end starts"
+        if second
+        else pattern.description or None,
         # Part of what is serialized: runs stay on the text that they started with, so every text is a version.
-        doc_md=f"Execution pattern `{pattern.file}`, SHA-256 `{pattern.sha256}`.",
+        doc_md=version_text(pattern.file, pattern.sha256),
         schedule=None,
         start_date=_EPOCH,
         catchup=False,
         tags=[TAG],
-        params=form(),
+        params={} if second else form(),
         max_active_runs=MAX_ACTIVE_RUNS,
         max_active_tasks=MAX_ACTIVE_RUNS,
         is_paused_upon_creation=False,
         render_template_as_native_obj=False,
     ) as dag:
         made: dict[str, PatternOperator] = {}
-        for segment in segments(pattern, {name: kind.run_on for name, kind in kinds.items()}):
+        for segment in segments(part, {name: kind.run_on for name, kind in kinds.items()}):
             made[segment.id] = _operator(segment, pattern)
             for upstream in segment.after:
                 made[upstream] >> made[segment.id]
@@ -75,7 +81,7 @@ def _operator(segment: Segment, pattern: Pattern) -> PatternOperator:
     return PatternOperator(
         task_id=segment.id,
         tasks=[
-            _hosted(task, pattern) | linked(task, before, segment)
+            _hosted(task, pattern) | linked(task, before, segment) | _hands_over(task, pattern)
             for before, task in zip((None, *segment.tasks), segment.tasks, strict=False)
         ],
         run_on=segment.run_on,
@@ -107,6 +113,14 @@ def _hosted(task: TaskSpec, pattern: Pattern) -> dict[str, Any]:
     if task.deadline_s is not None:
         hosted["deadline_s"] = task.deadline_s
     return hosted
+
+
+def _hands_over(task: Any, pattern: Pattern) -> dict[str, Any]:
+    """That the second run follows that task's job: in a pattern of two, the first one's last."""
+    if pattern.split_at is None:
+        return {}
+    job = pattern.task(pattern.split_at).parameters.get("job") or pattern.nearest_upstream(pattern.split_at, "submit")
+    return {"hands_over": True} if task.id == job else {}
 
 
 def _references(kind: str, given: Mapping[str, Any]) -> list[str]:

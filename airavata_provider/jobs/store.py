@@ -19,6 +19,7 @@ from airavata_provider.errors import DeadlineExceeded, JobUnknown, StoreError
 from airavata_provider.jobs.admissions import Admissions
 from airavata_provider.jobs.arrays import elements_of
 from airavata_provider.jobs.cancels import ask_for_end, canceled_news
+from airavata_provider.jobs.handovers import Handovers
 from airavata_provider.jobs.mail_folders import MailFolders
 from airavata_provider.jobs.queries import Queries
 from airavata_provider.jobs.unit import Unit, Work, place_of
@@ -52,6 +53,7 @@ class JobStore(Queries, Admissions):
         super().__init__(url, pool_size)
         postgres = self._engine.dialect.name == "postgresql"
         self.mail_folders = MailFolders(self._engine)
+        self.handovers = Handovers(self._engine)
         self._watcher = Watcher(
             self.jobs_named,
             self.versions_since,
@@ -71,6 +73,7 @@ class JobStore(Queries, Admissions):
             await each()
         await self._watcher.close()
         await self.mail_folders.close()
+        await self.handovers.close()
         await super().close()
 
     # --- jobs and their submission

@@ -6,7 +6,8 @@ it; ``airavata_submission`` is the journal of that intent, append-only; ``airava
 of news, append-only, with what it did; ``airavata_task`` holds the checkpoints of tasks; ``airavata_lease``
 who runs a service that must run once; ``airavata_placement`` where experiments run that left the choice to us;
 ``airavata_availability`` what people said about resources: drained, down;
-``airavata_mail_folder`` how far a folder of a mailbox was read.
+``airavata_mail_folder`` how far a folder of a mailbox was read; ``airavata_handover`` which experiments have a second
+run, which their job's end starts.
 
 A change here needs a migration in ``migrations/versions``; a test compares the two. Imports SQLAlchemy and
 nothing that does I/O.
@@ -239,4 +240,19 @@ mail_folder = Table(
     Column("counts", JSON, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
+)
+
+handover = Table(
+    "airavata_handover",
+    metadata,
+    Column("dag_id", String(250), primary_key=True),
+    Column("experiment_id", String(250), primary_key=True),
+    Column("born", String(64), primary_key=True),
+    Column("task_id", String(250), nullable=False),
+    Column("try_number", Integer, nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("starts", Integer, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    # Who waits, and what of them is new.
+    Index(None, "state", "changed_at"),
 )

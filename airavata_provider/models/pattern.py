@@ -23,6 +23,7 @@ from airavata_provider.models.application import VARIABLES
 from airavata_provider.models.moving import all_before, goes_elsewhere, moving_faults
 from airavata_provider.models.segments import Segment, segments
 from airavata_provider.models.source import Document, Location, faults_of, read_yaml
+from airavata_provider.models.split import SUFFIX, split_faults
 from airavata_provider.models.template import TemplateError, check, is_template
 from airavata_provider.models.values import CountOrNone, Duration, Model, Name, shown, suggestion
 
@@ -83,6 +84,7 @@ class _PatternModel(Model):
     name: Name | None = None
     description: str = ""
     granularity: Literal["task", "segment"] = "task"
+    split_at: str | None = None
     defaults: _Handling = _Handling()
     tasks: tuple[_TaskModel, ...] = Field(min_length=1)
 
@@ -129,6 +131,7 @@ class Pattern:
     :param tasks: each after those it waits for, else in the file's order
     :param file: where it is from, as people are told
     :param sha256: of the file's bytes
+    :param split_at: id of the monitor with which a second run begins (``models.split``); None: there is one run
     """
 
     name: str
@@ -137,6 +140,7 @@ class Pattern:
     tasks: tuple[TaskSpec, ...]
     file: str
     sha256: str
+    split_at: str | None = None
 
     def task(self, task_id: str) -> TaskSpec:
         """:raises KeyError: there is none."""
@@ -180,17 +184,24 @@ def load_pattern(
         *_parameter_faults(model, document, parameter_models),
         *_answer_faults(model, document, parameter_models),
     ]
-    if model.name is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", Path(shown).stem):
+    name = model.name or Path(shown).stem
+    if model.name is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         faults.append(document.fault(("name",), "missing, and the file's name cannot be a pattern's name"))
+    if name.endswith(SUFFIX):
+        faults.append(document.fault(("name",), f"{name}: names that end in {SUFFIX} are those of second runs"))
+    after = {task.id: task.after for task in model.tasks}
+    upstream = {task.id: all_before(after, task.id) for task in model.tasks}
+    faults.extend(split_faults(model.split_at, model.tasks, document, upstream))
     if faults:
         raise PatternError(title, list(dict.fromkeys(faults)))
     return Pattern(
-        name=model.name or Path(shown).stem,
+        name=name,
         description=model.description,
         granularity=model.granularity,
         tasks=_ordered([_spec(task, model.defaults) for task in model.tasks]),
         file=shown,
         sha256=document.sha256,
+        split_at=model.split_at,
     )
 
 

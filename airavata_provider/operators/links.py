@@ -19,4 +19,5 @@ class ExperimentLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Path below the API server's address."""
+        # A second run's experiment is found under either DAG's id.
         return f"/airavata/experiments/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"

@@ -17,10 +17,12 @@ from airavata_provider.plugin import experiments, webhook
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Close the job store with the server."""
+    """Start second runs while the server runs; close the job store with it."""
     from airavata_provider.jobs.store import get_store
+    from airavata_provider.plugin.second_runs import second_runs
 
-    yield
+    async with second_runs(get_store()):
+        yield
     await get_store().close()
 
 

@@ -1,9 +1,9 @@
 """The door: refuses bad experiments before Airflow makes a run of them.
 
-An ASGI middleware around Airflow's API server. It looks at one route only, ``POST
-/api/v2/dags/{dag_id}/dagRuns`` (which REST clients and the UI's trigger form use), and there only at our
-patterns' DAGs and at callers who may trigger them; everything else passes as it is, so that Airflow itself
-answers whoever is not let in, and nobody else learns what the catalog holds.
+An ASGI middleware around Airflow's API server. It looks at one route only, ``POST /api/v2/dags/{dag_id}/dagRuns``
+(which REST clients and the UI's trigger form use), and there only at our patterns' DAGs (of which those of second
+runs are nobody's to trigger) and at callers who may trigger them; everything else passes as it is, so that Airflow
+itself answers whoever is not let in, and nobody else learns what the catalog holds.
 
 Runs that come another way (``airflow dags trigger``, ``TriggerDagRunOperator``, a cleared run) are checked by
 their first task, in the same words.
@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse
 from airavata_provider.deployment import Deployment, get_deployment
 from airavata_provider.errors import CatalogError, ExperimentRefused
 from airavata_provider.models.resolved import ResolvedExperiment
+from airavata_provider.models.split import first_dag
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,6 +59,11 @@ class ExperimentDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or let it pass."""
         dag_id = _dag_to_trigger(scope)
+        second = dag_id is not None and first_dag(dag_id) != dag_id and await self._ours(first_dag(dag_id))
+        if dag_id is not None and second and await self._authorise(Request(scope), dag_id):
+            detail = f"{dag_id} is the second run of {first_dag(dag_id)}: the end of a job starts it, nobody else."
+            await JSONResponse({"detail": detail}, status_code=400)(scope, receive, send)
+            return
         if dag_id is None or not await self._ours(dag_id) or not await self._authorise(Request(scope), dag_id):
             await self._app(scope, receive, send)
             return

@@ -13,6 +13,7 @@ from typing import Any
 from airflow.listeners import hookimpl
 
 from airavata_provider.models.identity import birth
+from airavata_provider.models.split import first_dag
 
 _LOG = logging.getLogger(__name__)
 _BY_HAND = "manually set"
@@ -61,7 +62,10 @@ def _cancel(dag_run: Any, tasks: set[str] | None) -> None:
     async def work() -> None:
         try:
             store = get_store()
-            for job in await store.jobs_of(dag_run.dag_id, dag_run.run_id, birth(dag_run.run_after)):
+            # A second run's jobs are on record under the pattern's name.
+            dags = dict.fromkeys((dag_run.dag_id, first_dag(dag_run.dag_id)))
+            born = birth(dag_run.run_after)
+            for job in [job for dag_id in dags for job in await store.jobs_of(dag_id, dag_run.run_id, born)]:
                 if (
                     job.ours
                     and (job.state is None or not job.state.terminal)

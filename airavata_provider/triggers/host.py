@@ -56,7 +56,8 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
     run, tasks = segment.run, segment.tasks
     experiment, resolved = await _experiment(segment)
     records = await segment.services.store.task_records(run.dag_id, run.run_id, run.born)
-    found = progress(tasks, run, records, await _to_resubmit(segment, records))
+    anew = [*await _to_resubmit(segment, records), *await _outdated(segment, records)]
+    found = progress(tasks, run, records, anew)
     redone = [task for task in tasks if task.id not in found.kept]
     records = await begin_anew(segment.services.store, redone, run, records, found.fresh)
     segment.results.update(
@@ -98,7 +99,16 @@ async def run_segment(segment: Segment) -> dict[str, Mapping[str, Any]]:
         raise failure
     if end == "skipped":
         raise Skipped(tasks[-1].id)
+    await _hand_over(segment)
     return {task.id: segment.results[task.id] for task in tasks if task.id in segment.results}
+
+
+async def _hand_over(segment: Segment) -> None:
+    """After whatever was done, by this try or an earlier one: the first of two runs must not end without it."""
+    run, store = segment.run, segment.services.store
+    for task in segment.tasks:
+        if task.hands_over:
+            await store.handovers.wait(run.dag_id, run.run_id, run.born, task.id, run.try_number)
 
 
 def _for_good(error: Exception, run: Run) -> bool:
@@ -148,6 +158,24 @@ async def _to_resubmit(segment: Segment, records: Mapping[tuple[str, int], TaskR
             continue
         if await _ended_badly(store, identity, job):
             found.append(str(submission))
+    return found
+
+
+async def _outdated(segment: Segment, records: Mapping[tuple[str, int], TaskRecord]) -> list[str]:
+    """Tasks that told how a job ended which another one of a submission in another segment, or run, has followed."""
+    run, store, found = segment.run, segment.services.store, []
+    for task in segment.tasks:
+        judged = task_type(task.type).judges
+        submission, told = task.parameters.get(judged) if judged else None, records.get((task.id, run.map_index))
+        if told is None or told.ended_at is None or submission in {None, *(each.id for each in segment.tasks)}:
+            continue
+        job = await store.latest(TaskIdentity(run.dag_id, run.run_id, str(submission), run.map_index, run.born))
+        if job is None or job.created_at is None:
+            continue
+        of = told.result.get("job")
+        # Who failed names no job.
+        if job.name != of if isinstance(of, str) else job.created_at > told.ended_at:
+            found.append(task.id)
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from airavata_provider.models.identity import birth
+from airavata_provider.models.split import first_dag
 
 
 class HostedTask(BaseModel):
@@ -28,6 +29,7 @@ class HostedTask(BaseModel):
     :param waited_for: whether a task of another segment waits for it
     :param submission: the submission whose job it may submit once more; None: it does not
     :param before: where it may do that at another place: what it has to do there first; None: it may not
+    :param hands_over: its job's end starts the experiment's second run
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,13 +44,14 @@ class HostedTask(BaseModel):
     waited_for: bool = False
     submission: HostedTask | None = None
     before: tuple[HostedTask, ...] | None = None
+    hands_over: bool = False
 
 
 @dataclass(frozen=True)
 class Run:
     """Which attempt at which Airflow task this is.
 
-    :param dag_id: the DAG
+    :param dag_id: the DAG; in an experiment the pattern's name, also for its second run's DAG
     :param run_id: the DAG run, which is the experiment's id
     :param map_index: -1 when not mapped
     :param try_number: from 1
@@ -103,7 +106,8 @@ def run_of(
     :param born: as told by another host of the same run
     """
     return Run(
-        dag_id=ti.dag_id,
+        # Both runs of an experiment share everything: names, directories, records.
+        dag_id=first_dag(ti.dag_id) if experiment else ti.dag_id,
         run_id=ti.run_id,
         map_index=-1 if ti.map_index is None else ti.map_index,
         try_number=ti.try_number,

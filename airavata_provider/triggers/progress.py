@@ -70,14 +70,15 @@ def progress(
     tasks: Sequence[HostedTask],
     run: Run,
     records: Mapping[tuple[str, int], TaskRecord],
-    resubmit: Collection[str] = (),
+    anew: Collection[str] = (),
 ) -> Progress:
     """What of the records stands.
 
-    :param resubmit: submissions to be made anew, with all that follows them
+    :param anew: submissions to be made anew, and tasks that told of another job than there is by now: with all that
+        follows them
     """
     found = {task.id: records[key] for task in tasks if (key := (task.id, run.map_index)) in records}
-    emptied = resubmit and any(record.result.get(REMOVED) is True for record in found.values())
+    emptied = anew and any(record.result.get(REMOVED) is True for record in found.values())
     if emptied or _is_fresh(tasks, run, found):
         return Progress({}, {task.id for task in tasks})
     kept: dict[str, End] = {}
@@ -85,7 +86,7 @@ def progress(
     upstreams = before(tasks)
     for task in tasks:
         record = found.get(task.id)
-        if task.id in resubmit or not fresh.isdisjoint(upstreams[task.id]):
+        if task.id in anew or not fresh.isdisjoint(upstreams[task.id]):
             fresh.add(task.id)
         elif (
             record is not None

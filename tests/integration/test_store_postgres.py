@@ -9,7 +9,14 @@ from airavata_provider.models.job import JobState
 from tests.unit.jobs.array_contract import ArrayContract
 from tests.unit.jobs.attempt_contract import AttemptContract
 from tests.unit.jobs.factory import make_event
+from tests.unit.jobs.handover_contract import HandoverContract
 from tests.unit.jobs.store_contract import StoreContract
+
+
+class TestPostgreSQLHandovers(HandoverContract):
+    @pytest.fixture
+    def url(self, postgres_db: str) -> str:
+        return postgres_db
 
 
 class TestPostgreSQLAttempts(AttemptContract):

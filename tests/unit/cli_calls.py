@@ -75,6 +75,7 @@ class Airflow:
         self.looks: list[runs.Run] = [make_run("success")]
         self.created: list[Any] = []
         self.failed: list[str] = []
+        self.between = False
 
     def create_run(self, resolved: Any, *, via: str, by: str | None) -> runs.Run:
         if self.created and self.created[-1].experiment.id == resolved.experiment.id:
@@ -87,8 +88,9 @@ class Airflow:
             return None
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
 
-    def fail_run(self, dag_id: str, experiment_id: str, *, by: str) -> bool:
+    def fail_run(self, dag_id: str, experiment_id: str, *, by: str, between: bool = False) -> bool:
         self.failed.append(experiment_id)
+        self.between = between
         return True
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from airavata_provider import cli_commands
 from airavata_provider.errors import Fault
 from airavata_provider.jobs.mail_folders import MailFolder
 from airavata_provider.jobs.store import JobStore
+from airavata_provider.models.identity import birth
 from airavata_provider.validation import validate_paths
 from tests.unit.cli_calls import (
     NOW,
@@ -41,6 +45,47 @@ def test_cancel_puts_the_jobs_end_on_record(airflow: Airflow, capsys: pytest.Cap
     assert "Not all have ended yet" in capsys.readouterr().err
     in_store(lambda store: store.canceled("ajob"))
     assert call("cancel", "e1") == 0
+
+
+def test_an_experiment_in_two_runs_is_one(airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def fill(store: JobStore) -> None:
+        await store.intend(make_job())
+        await store.submitted("ajob", "4711", NOW)
+        await store.handovers.wait("hpc_batch", "e1", birth(NOW), "submit", 1)
+
+    async def started(store: JobStore) -> None:
+        known = await store.handovers.of("hpc_batch", "e1", birth(NOW))
+        assert known is not None
+        await store.handovers.started(known)
+
+    in_store(fill)
+    first = make_run("success")
+    airflow.looks = [first]
+    assert call("status", "e1") == 0
+    told = capsys.readouterr().out
+    assert "e1 (hpc_batch): EXECUTING\n  second run: waits for the job's end\n" in told
+    airflow.looks = [first]
+    assert call("cancel", "e1", "--no-wait") == 0
+    assert (airflow.failed, airflow.between) == (["e1"], True)
+    # Waiting does not end with the first run, also when the second was made since that was looked at.
+    in_store(started)
+    second = make_run("running", second_dag_id="hpc_batch__after", first_state="success")
+    airflow.looks = [first, second, replace(second, state="success", ended_at=NOW + timedelta(seconds=60))]
+    assert call("submit", str(folder / "experiment.yaml"), "--id", "e1", "--wait") == 0
+    assert "COMPLETED after 60.0 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "state", "words"),
+    [
+        (None, "WAITING", "waits for the job's end"),
+        ("x__after", "STARTED", "x__after"),
+        (None, "DROPPED", "none"),
+        (None, "STARTED", "was deleted"),
+    ],
+)
+def test_where_the_second_run_is(dag_id: str | None, state: str, words: str) -> None:
+    assert cli_commands.second_run({"second_run": {"dag_id": dag_id, "state": state}}) == words
 
 
 def test_cancel_of_what_is_over(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:

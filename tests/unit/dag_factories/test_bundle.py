@@ -33,16 +33,16 @@ def factory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Path, str]]]
     """A factory that only notes what it was asked for."""
     calls: list[tuple[Path, str]] = []
 
-    def dag_from_file(path: Path, *, shown_as: str) -> str:
+    def dags_from_file(path: Path, *, shown_as: str) -> tuple[str, None]:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
         if "boom" in text:
             raise ValueError(f"{shown_as}:1: boom")
         if path.name != "pattern.yaml":  # the bundle's own trial
             calls.append((path, shown_as))
-        return text
+        return text, None
 
     stub = types.ModuleType("dag_factories.factory")
-    stub.dag_from_file = dag_from_file  # type: ignore[attr-defined]
+    stub.dags_from_file = dags_from_file  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "dag_factories.factory", stub)
     module._is_good.cache_clear()
     yield calls
@@ -331,7 +331,7 @@ def test_many_processes_at_once(tmp_path: Path, folder: Path, storage: Path) -> 
     assert [process.exitcode for process in processes] == [0] * 6
     versions = make(tmp_path, folder).versions_dir
     assert len(list(versions.iterdir())) == 1
-    assert module._FORMAT == 1
+    assert module._FORMAT == 2
 
 
 def test_the_service_dag_comes_with_every_version_and_its_name_is_taken(tmp_path: Path, folder: Path) -> None:

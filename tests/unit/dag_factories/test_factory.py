@@ -8,19 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from airflow.dag_processing.bundles import base
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airavata_provider.errors import PatternError
 from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.pattern_folders import builtin_patterns
-from dag_factories.factory import dag_from_file, form
+from dag_factories.bundle import PatternBundle, dag_of
+from dag_factories.factory import dags_from_file, form
 
 PATTERNS = sorted(builtin_patterns().glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", PATTERNS, ids=lambda path: path.stem)
 def test_every_pattern_becomes_a_small_dag(path: Path) -> None:
-    dag = dag_from_file(path)
+    dag, _ = dags_from_file(path)
     assert dag.dag_id == path.stem
     dag.validate()  # type: ignore[no-untyped-call]
     data = DagSerialization.to_dict(dag)
@@ -28,6 +30,44 @@ def test_every_pattern_becomes_a_small_dag(path: Path) -> None:
     back = DagSerialization.from_dict(data)
     for task in back.tasks:
         assert task.start_from_trigger or task.task_id == "parse"
+
+
+def test_a_split_pattern_becomes_two_dags() -> None:
+    first, second = dags_from_file(builtin_patterns() / "hpc_batch_waiting.yaml")
+    assert second is not None
+    assert (first.dag_id, first.task_ids) == ("hpc_batch_waiting", ["environment_setup-stage_in-submit"])
+    assert (second.dag_id, second.task_ids) == ("hpc_batch_waiting__after", ["monitor-stage_out-clean_up"])
+    # By this the second run finds the version of its DAG that belongs to the first.
+    assert first.doc_md == second.doc_md
+    second.validate()  # type: ignore[no-untyped-call]
+    DagSerialization.from_dict(DagSerialization.to_dict(second))
+    arguments = first.get_task(first.task_ids[0]).start_trigger_args
+    assert arguments is not None
+    assert arguments.trigger_kwargs is not None
+    handing = [task["id"] for task in arguments.trigger_kwargs["tasks"] if task.get("hands_over")]
+    assert handing == ["submit"]
+    arguments = second.get_task(second.task_ids[0]).start_trigger_args
+    assert arguments is not None
+    assert arguments.trigger_kwargs is not None
+    rules = {task["id"]: task["trigger_rule"] for task in arguments.trigger_kwargs["tasks"] if "trigger_rule" in task}
+    # Of those that stage_out waits for one succeeded, the submission.
+    assert rules == {"stage_out": "none_skipped"}
+
+
+def test_a_version_of_the_bundle_gives_both_dags_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "get_bundle_storage_root_path", lambda: tmp_path / "bundles")
+    folder = tmp_path / "patterns"
+    folder.mkdir()
+    (folder / "broken.yaml").write_text("tasks: []\n")
+    (folder / "waits.yaml").write_text((builtin_patterns() / "hpc_batch_waiting.yaml").read_text())
+    bundle = PatternBundle(
+        name="airavata", folders=[str(folder)], builtin=False, archive=str(tmp_path / "archive"), version=None
+    )
+    bundle.initialize()
+    for dag_id, number in (("hpc_batch_waiting", 1), ("hpc_batch_waiting__after", 1)):
+        dag = dag_of(bundle.path, dag_id)
+        assert (dag.dag_id, len(dag.tasks), dag.relative_fileloc) == (dag_id, number, "waits.py")
+    assert dag_of(bundle.path, "hpc_batch") is None
 
 
 def test_the_forms_fields_are_the_requests() -> None:
@@ -39,7 +79,7 @@ def test_the_forms_fields_are_the_requests() -> None:
 
 
 def test_tasks_know_their_submission() -> None:
-    dag = dag_from_file(builtin_patterns() / "hpc_batch.yaml")
+    dag, _ = dags_from_file(builtin_patterns() / "hpc_batch.yaml")
     arguments = dag.get_task("monitor").start_trigger_args
     assert arguments is not None
     assert arguments.trigger_kwargs is not None
@@ -55,7 +95,7 @@ def test_a_monitor_waits_for_the_nearest_submission_when_it_names_none(tmp_path:
         "  - {id: second, type: submit, after: [first]}\n"
         "  - {id: monitor, type: monitor, after: [second]}\n"
     )
-    arguments = dag_from_file(path).get_task("monitor").start_trigger_args
+    arguments = dags_from_file(path)[0].get_task("monitor").start_trigger_args
     assert arguments is not None
     assert arguments.trigger_kwargs is not None
     assert arguments.trigger_kwargs["tasks"][0]["parameters"] == {"job": "second"}
@@ -68,7 +108,7 @@ def test_a_monitor_of_anothers_job_waits_for_no_submission(tmp_path: Path) -> No
         "  - {id: mine, type: submit}\n"
         "  - {id: theirs, type: monitor, after: [mine], parameters: {native_id: '17'}}\n"
     )
-    arguments = dag_from_file(path).get_task("theirs").start_trigger_args
+    arguments = dags_from_file(path)[0].get_task("theirs").start_trigger_args
     assert arguments is not None
     assert arguments.trigger_kwargs is not None
     assert arguments.trigger_kwargs["tasks"][0]["parameters"] == {"native_id": "17"}
@@ -78,7 +118,7 @@ def test_a_broken_pattern_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "copy.yaml"
     path.write_text("tasks:\n  - {id: a, type: submit, after: [b]}\n  - {id: b, type: submt, after: [a]}\n")
     with pytest.raises(PatternError) as refused:
-        dag_from_file(path, shown_as="patterns/mine.yaml")
+        dags_from_file(path, shown_as="patterns/mine.yaml")
     told = str(refused.value)
     assert "patterns/mine.yaml:3" in told
     assert "submt" in told
@@ -87,8 +127,8 @@ def test_a_broken_pattern_is_told_with_its_line(tmp_path: Path) -> None:
 
 def test_parsing_loads_neither_asyncssh_nor_our_tables() -> None:
     script = (
-        "import sys; from pathlib import Path; from dag_factories.factory import dag_from_file;"
-        f"dag_from_file(Path({str(PATTERNS[0])!r}));"
+        "import sys; from pathlib import Path; from dag_factories.factory import dags_from_file;"
+        f"dags_from_file(Path({str(PATTERNS[0])!r}));"
         "print([m for m in ('asyncssh', 'airavata_provider.jobs.tables', 'docker') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -107,7 +147,7 @@ def test_a_monitor_with_rules_knows_how_its_job_was_submitted(tmp_path: Path) ->
         "      on_outcome:\n"
         '        - {outcome: OUT_OF_MEMORY, memory: "*2", at_most: 2}\n'
     )
-    arguments = dag_from_file(path).get_task("monitor").start_trigger_args
+    arguments = dags_from_file(path)[0].get_task("monitor").start_trigger_args
     assert arguments is not None
     assert arguments.trigger_kwargs is not None
     (hosted,) = arguments.trigger_kwargs["tasks"]
@@ -137,7 +177,7 @@ def test_a_monitor_whose_rule_goes_elsewhere_knows_what_to_do_there_first(tmp_pa
         "        - {outcome: NODE_FAILURE, answer: elsewhere}\n"
         "  - {id: clean, type: clean_up, after: [monitor]}\n"
     )
-    arguments = dag_from_file(path).get_task("monitor").start_trigger_args
+    arguments = dags_from_file(path)[0].get_task("monitor").start_trigger_args
     assert arguments is not None
     assert arguments.trigger_kwargs is not None
     (hosted,) = arguments.trigger_kwargs["tasks"]
@@ -216,5 +256,5 @@ def test_faults_of_rules_are_told_with_their_lines(tmp_path: Path, tasks: str, t
     path = tmp_path / "ruled.yaml"
     path.write_text("tasks:\n" + tasks)
     with pytest.raises(PatternError) as refused:
-        dag_from_file(path, shown_as="ruled.yaml")
+        dags_from_file(path, shown_as="ruled.yaml")
     assert told in str(refused.value)

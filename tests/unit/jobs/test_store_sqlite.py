@@ -12,10 +12,17 @@ from airavata_provider.jobs.store import JobStore, close_store, get_store
 from tests.unit.jobs.array_contract import ArrayContract
 from tests.unit.jobs.attempt_contract import AttemptContract
 from tests.unit.jobs.factory import make_job
+from tests.unit.jobs.handover_contract import HandoverContract
 from tests.unit.jobs.store_contract import StoreContract
 
 
 class TestSQLite(StoreContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/airavata.db"
+
+
+class TestSQLiteHandovers(HandoverContract):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/airavata.db"

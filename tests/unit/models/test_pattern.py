@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from airavata_provider.errors import PatternError
 from airavata_provider.models.pattern import Pattern, load_pattern, segments
+from airavata_provider.models.split import parts
 
 PATTERNS = Path(__file__).parents[3] / "patterns"
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "patterns"
@@ -83,7 +84,7 @@ def faults(folder: Path, text: str, name: str = "my_pattern") -> list[str]:
     return [str(fault) for fault in caught.value.faults]
 
 
-@pytest.mark.parametrize("name", ["hpc_batch", "hpc_batch_fast", "hpc_analysis", "hpc_parsed"])
+@pytest.mark.parametrize("name", ["hpc_batch", "hpc_batch_fast", "hpc_batch_waiting", "hpc_analysis", "hpc_parsed"])
 def test_built_in_patterns_load(name: str) -> None:
     pattern = load_pattern(PATTERNS / f"{name}.yaml", MODELS)
     assert pattern.name == name
@@ -116,7 +117,7 @@ def leaves_after(pattern: Pattern, failed: str) -> dict[str, str]:
     return {"fetched": ",".join(fetched), **{key: value for key, value in states.items() if key not in inner}}
 
 
-@pytest.mark.parametrize("name", ["hpc_batch", "hpc_batch_fast", "hpc_analysis", "hpc_parsed"])
+@pytest.mark.parametrize("name", ["hpc_batch", "hpc_batch_fast", "hpc_batch_waiting", "hpc_analysis", "hpc_parsed"])
 def test_a_failed_job_fails_the_run_and_its_outputs_are_fetched(name: str) -> None:
     pattern = load_pattern(PATTERNS / f"{name}.yaml", MODELS)
     after = leaves_after(pattern, "monitor")
@@ -135,6 +136,15 @@ def test_fast_pattern_is_hpc_batch_in_one_airflow_task() -> None:
     fast, slow = (load_pattern(PATTERNS / f"{name}.yaml", MODELS) for name in ("hpc_batch_fast", "hpc_batch"))
     assert fast.tasks == slow.tasks
     assert len(segments(fast, {})) == 1
+
+
+def test_waiting_pattern_is_hpc_batch_in_two_runs_of_one_airflow_task() -> None:
+    waiting, slow = (load_pattern(PATTERNS / f"{name}.yaml", MODELS) for name in ("hpc_batch_waiting", "hpc_batch"))
+    assert waiting.tasks == slow.tasks
+    assert [[each.id for each in segments(part, {})] for part in parts(waiting) if part is not None] == [
+        ["environment_setup-stage_in-submit"],
+        ["monitor-stage_out-clean_up"],
+    ]
 
 
 def test_every_field() -> None:

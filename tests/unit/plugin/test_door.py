@@ -98,6 +98,18 @@ def at() -> Iterator[Set]:
     yield Set()
 
 
+async def test_nobody_makes_second_runs(at: Set) -> None:
+    route = ROUTE.replace("hpc_batch", "hpc_batch__after")
+    answer = await at.post({"conf": {}}, route)
+    assert answer.status_code == 400
+    assert "second run of hpc_batch" in answer.json()["detail"]
+    # Airflow answers whoever is not let in; and what is somebody else's DAG.
+    at.authorised = False
+    assert (await at.post({"conf": {}}, route)).json() == {"passed": True}
+    at.authorised = True
+    assert (await at.post({}, ROUTE.replace("hpc_batch", "mine__after"))).json() == {"passed": True}
+
+
 async def test_a_bad_experiment_is_refused_with_every_fault(at: Set) -> None:
     answer = await at.post({"conf": {"application": "nope"}})
     assert answer.status_code == 400

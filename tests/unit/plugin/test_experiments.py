@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +52,7 @@ class World:
         self.client = client
         self.runs: dict[str, runs.Run] = {}
         self.allowed = True
+        self.between = False
 
     def create_run(self, resolved: Any, *, via: str, by: str | None) -> runs.Run:
         experiment_id = resolved.experiment.id
@@ -63,7 +65,8 @@ class World:
     def read_run(self, dag_id: str, experiment_id: str) -> runs.Run | None:
         return self.runs.get(experiment_id)
 
-    def fail_run(self, dag_id: str, experiment_id: str, *, by: str) -> bool:
+    def fail_run(self, dag_id: str, experiment_id: str, *, by: str, between: bool = False) -> bool:
+        self.between = between
         run = self.runs[experiment_id]
         self.runs[experiment_id] = runs.Run(
             run.dag_id, run.id, "failed", {}, f"{runs.CANCEL_NOTE}{by}", NOW, NOW, None, NOW, ()
@@ -149,6 +152,26 @@ async def test_cancel_fails_the_run_and_records_the_jobs_end(world: World) -> No
     assert [each.cancel_requested_by for each in await world.store.cancel_requests()] == ["ada"]
     await world.store.canceled("ajob")
     assert (await world.client.get("/experiments/hpc_batch/e1")).json()["state"] == "CANCELED"
+
+
+async def test_an_experiment_between_its_runs_is_one_that_runs(world: World) -> None:
+    first = runs.Run("hpc_batch", "e1", "success", {}, "", NOW, NOW, NOW, NOW, ())
+    world.runs["e1"] = first
+    job = Job("ajob", "hpc_batch", "e1", "submit", -1, 1, "here", "/tmp/e1", born=birth(NOW), admitted_at=NOW)
+    await world.store.intend(job)
+    known = await world.store.handovers.wait("hpc_batch", "e1", birth(NOW), "submit", 1)
+    report = (await world.client.get("/experiments/hpc_batch/e1")).json()
+    assert (report["state"], report["over"], report["ended_at"]) == ("EXECUTING", False, None)
+    assert report["second_run"] == {"dag_id": None, "state": "WAITING"}
+    answer = await world.client.post("/experiments/hpc_batch/e1/cancel")
+    assert (answer.json()["state"], answer.json()["over"], world.between) == ("CANCELING", True, True)
+    # The same when its second run is there, whose end is the experiment's.
+    await world.store.handovers.started(known)
+    world.runs["e1"] = replace(first, state="running", ended_at=None, second_dag_id="hpc_batch__after")
+    report = (await world.client.get("/experiments/hpc_batch/e1")).json()
+    assert report["second_run"] == {"dag_id": "hpc_batch__after", "state": "STARTED"}
+    await world.client.post("/experiments/hpc_batch/e1/cancel")
+    assert world.between is False
 
 
 async def test_without_a_user_nothing_is_answered(world: World) -> None:

@@ -60,6 +60,11 @@ def test_a_run_that_is_marked_failed_ends_its_own_jobs(asked: Callable[[], set[s
     assert asked() == {"a1", "a2"}
 
 
+def test_a_second_run_that_is_marked_failed_ends_the_experiments_jobs(asked: Callable[[], set[str]]) -> None:
+    on_dag_run_failed(SimpleNamespace(**{**vars(RUN), "dag_id": "hpc_batch__after"}), BY_HAND)
+    assert asked() == {"a1", "a2"}
+
+
 def test_a_task_that_is_marked_failed_ends_the_jobs_that_it_is_about(asked: Callable[[], set[str]]) -> None:
     arguments = SimpleNamespace(
         trigger_kwargs={"tasks": [{"id": "wait", "type": "monitor", "parameters": {"job": "submit"}}]}

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -26,11 +27,12 @@ from airavata_provider.models.experiment import Experiment, resolve_all
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.triggers import host
 from airavata_provider.triggers.host import Segment, cancel_segment, run_segment
-from airavata_provider.triggers.hosted import HostedTask, Run
+from airavata_provider.triggers.hosted import HostedTask, Run, run_of
 from airavata_provider.triggers.services import HostServices
 
 LOG = logging.getLogger("test")
 RUN = Run("d", "r", -1, 1, conf={"application": "run"}, born="2031-05-06T12:00:00+00:00")
+KEY = (RUN.dag_id, RUN.run_id, RUN.born)
 CATALOG = """\
 storage_resources:
   home: {type: local, root: /srv}
@@ -202,3 +204,29 @@ async def test_a_burst_is_spread(services: Services) -> None:
     # The preferred one first; beta never over its limit while alpha has none.
     assert counts["alpha"] >= 30
     assert 10 <= counts["beta"] <= 20
+
+
+async def test_a_submission_hands_over_when_it_is_done_however_often(services: Services) -> None:
+    store = services.store
+    run = run_of(
+        SimpleNamespace(dag_id="d__after", run_id="r", map_index=None, try_number=1),
+        SimpleNamespace(conf=RUN.conf, run_after=datetime.fromisoformat(RUN.born)),
+        experiment=True,
+    )
+    assert (run.dag_id, run.born) == (RUN.dag_id, RUN.born)
+    handing = Segment([HostedTask(id="submit", type="tell", hands_over=True)], RUN, services, LOG)
+    await run_segment(handing)
+    known = await store.handovers.of(*KEY)
+    assert known is not None
+    assert (known.task_id, known.try_number, known.state) == ("submit", 1, "WAITING")
+    await store.handovers.dropped(known)
+    # Killed after the task was on record: the next host finds it done, and hands over.
+    await run_segment(handing)
+    assert await store.handovers.of(*KEY) == known
+
+
+def test_a_dag_of_somebody_elses_keeps_its_name() -> None:
+    run = run_of(
+        SimpleNamespace(dag_id="d__after", run_id="r", map_index=1, try_number=1), None, experiment=False, born="b"
+    )
+    assert run.dag_id == "d__after"

@@ -47,7 +47,11 @@ class Step(Task[StepParameters]):
         self.ran.append(f"{me} anew" if context.fresh else me)
         if (error := self.plan.get(me)) is not None:
             raise error
-        return TaskResult({"by": me}, skipped=me.startswith("idle"))
+        values: dict[str, Any] = {"by": me}
+        if context.parameters.job is not None:
+            job = await context.services.store.latest(replace(context.identity, task_id=context.parameters.job))
+            values["job"] = job and job.name
+        return TaskResult(values, skipped=me.startswith("idle"))
 
 
 @pytest_asyncio.fixture
@@ -165,16 +169,16 @@ async def test_killed_in_any_task_it_ends_the_same(services: HostServices, kille
     assert (await states(services))["clean"] is expected
 
 
-async def has_job(services: HostServices, state: JobState, **values: Any) -> None:
+async def has_job(services: HostServices, state: JobState, number: int = 1, **values: Any) -> None:
     now = datetime.now(UTC)
     await services.store.intend(
         Job(
-            name="j",
+            name=f"j{number}",
             dag_id="d",
             experiment_id="r",
             task_id="submit",
             map_index=-1,
-            attempt=1,
+            attempt=number,
             resource="cluster",
             directory="/scratch/d",
             created_at=now,
@@ -284,3 +288,27 @@ async def test_what_was_done_stands_though_airflow_was_told_of_a_failure(service
     await ran(services)
     await expect_retry(Segment(WHOLE, RUN, services, logging.getLogger("test")))
     assert await ran(services, run=AGAIN) == []
+
+
+AFTER = [
+    step("monitor", parameters={"job": "submit"}),
+    step("fetch", trigger_rule="none_skipped"),
+    step("clean", after=("monitor", "fetch")),
+]
+"""The second of two runs; or what follows a submission whose segment ends with it."""
+
+
+@pytest.mark.parametrize("failing", ["monitor", "clean"])
+async def test_the_end_of_a_job_is_not_that_of_the_next_one(services: HostServices, failing: str) -> None:
+    await has_job(services, JobState.COMPLETE)
+    Step.plan[failing] = AiravataError("no")
+    with pytest.raises(AiravataError):
+        await ran(services, AFTER)
+    with pytest.raises(AiravataError):
+        await ran(services, AFTER, CLEARED)
+    assert Step.ran == (["monitor", "fetch"] if failing == "monitor" else ["clean"])
+    await has_job(services, JobState.COMPLETE, 2)
+    Step.plan.clear()
+    third = replace(CLEARED, try_number=3, started="third")
+    assert await ran(services, AFTER, third) == ["monitor anew", "fetch anew", "clean anew"]
+    assert await ran(services, AFTER, third) == []

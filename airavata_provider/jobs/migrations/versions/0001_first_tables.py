@@ -194,6 +194,20 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_airavata_submission_job"), "airavata_submission", ["job"])
 
+    op.create_table(
+        "airavata_handover",
+        sa.Column("dag_id", sa.String(length=250), nullable=False),
+        sa.Column("experiment_id", sa.String(length=250), nullable=False),
+        sa.Column("born", sa.String(length=64), nullable=False),
+        sa.Column("task_id", sa.String(length=250), nullable=False),
+        sa.Column("try_number", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(length=32), nullable=False),
+        sa.Column("starts", sa.Integer(), nullable=False),
+        sa.Column("changed_at", _moment(), nullable=False),
+        sa.PrimaryKeyConstraint("dag_id", "experiment_id", "born", name=op.f("pk_airavata_handover")),
+    )
+    op.create_index(op.f("ix_airavata_handover_state_changed_at"), "airavata_handover", ["state", "changed_at"])
+
 
 def downgrade() -> None:
 
@@ -203,6 +217,7 @@ def downgrade() -> None:
     op.drop_table("airavata_job_event")
     op.drop_table("airavata_task")
     op.drop_table("airavata_mail_folder")
+    op.drop_table("airavata_handover")
     op.drop_table("airavata_lease")
 
     op.drop_table("airavata_job")
