@@ -157,7 +157,7 @@ async def test_cancel_fails_the_run_and_records_the_jobs_end(world: World) -> No
 async def test_an_experiment_between_its_runs_is_one_that_runs(world: World) -> None:
     first = runs.Run("hpc_batch", "e1", "success", {}, "", NOW, NOW, NOW, NOW, ())
     world.runs["e1"] = first
-    job = Job("ajob", "hpc_batch", "e1", "submit", -1, 1, "here", "/tmp/e1", born=birth(NOW), admitted_at=NOW)
+    job = Job("ajob", "hpc_batch", "e1", "submit", -1, 1, "here", "/tmp/e1", born=birth(NOW), submitting_at=NOW)
     await world.store.intend(job)
     known = await world.store.handovers.wait("hpc_batch", "e1", birth(NOW), "submit", 1)
     report = (await world.client.get("/experiments/hpc_batch/e1")).json()
