@@ -27,7 +27,7 @@ from airavata_provider.deployment import get_deployment
 from airavata_provider.errors import AiravataError, DeadlineExceeded
 from airavata_provider.jobs.history import Explained, explain, last_words, summary
 from airavata_provider.models.experiment import Experiment, read_experiment
-from airavata_provider.models.job import Job, JobState
+from airavata_provider.models.job import SKIPPED, Job, JobState
 from airavata_provider.models.rules import LEFT, MADE_BY, made_by
 from airavata_provider.models.split import HandoverState
 from airavata_provider.models.values import clock
@@ -256,7 +256,8 @@ def seen(report: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     recorded = {(task["id"], task["map_index"]) for task in report["tasks"]}
     for task in report["tasks"]:
-        found[_name(task)] = task["state"] + _seconds(task) + (f": {task['error']}" if task["error"] else "")
+        state = "skipped" if task["result"].get(SKIPPED) is True else task["state"] + _seconds(task)
+        found[_name(task)] = state + (f": {task['error']}" if task["error"] else "")
     for task in report["airflow_tasks"]:
         if (task["id"], task["map_index"]) not in recorded and task["state"] is not None:
             found[_name(task)] = str(task["state"])

@@ -228,6 +228,10 @@ class TaskState(StrEnum):
     CANCELED = "CANCELED"
 
 
+SKIPPED = "skipped"
+"""In the result of a task that ended without having had anything to do."""
+
+
 @dataclass(frozen=True)
 class TaskRecord:
     """What the store keeps of one task of one experiment: the checkpoint that a retry starts from.

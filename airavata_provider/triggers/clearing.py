@@ -13,8 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airavata_provider.models.job import TaskRecord, TaskState
-from airavata_provider.triggers.progress import SKIPPED
+from airavata_provider.models.job import SKIPPED, TaskRecord, TaskState
 
 if TYPE_CHECKING:
     from airavata_provider.jobs.store import JobStore

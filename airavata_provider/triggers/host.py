@@ -22,7 +22,7 @@ from airavata_provider.errors import AiravataError, DeadlineExceeded, Experiment
 from airavata_provider.jobs.state import ends_as
 from airavata_provider.models.experiment import Experiment, Fitting, ResolvedExperiment, resolve
 from airavata_provider.models.identity import TaskIdentity, experiment_directory
-from airavata_provider.models.job import Job, JobState, TaskRecord, TaskState
+from airavata_provider.models.job import SKIPPED, Job, JobState, TaskRecord, TaskState
 from airavata_provider.models.template import render
 from airavata_provider.models.trigger_rules import End, verdict
 from airavata_provider.tasks.base import Deadline, Parameters, TaskContext, TaskResult
@@ -31,7 +31,7 @@ from airavata_provider.tasks.registry import task_type
 from airavata_provider.triggers.clearing import begin_anew, mark, past_of, record_of
 from airavata_provider.triggers.hosted import HostedTask, Run
 from airavata_provider.triggers.moving import Move, until
-from airavata_provider.triggers.progress import SKIPPED, before, cleared, outcome, progress
+from airavata_provider.triggers.progress import before, cleared, outcome, progress
 from airavata_provider.triggers.services import HostServices
 
 

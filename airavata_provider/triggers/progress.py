@@ -9,15 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airavata_provider.models.job import TaskRecord, TaskState
+from airavata_provider.models.job import SKIPPED, TaskRecord, TaskState
 from airavata_provider.models.trigger_rules import BAD, End
 
 if TYPE_CHECKING:
     from airavata_provider.triggers.hosted import HostedTask, Run
-
-SKIPPED = "skipped"
-"""In the result of a task that ended without having had anything to do."""
-
 
 REMOVED = "removed"
 """In the result of a task that took the experiment's directory away."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -137,12 +139,14 @@ def test_waiting_shows_each_change_once_and_the_outputs(
         ended_at=NOW + timedelta(seconds=2),
         result={"outputs": {"report": "storage://files/r.txt", "parts": ["storage://files/p1"]}},
     )
-    in_store(lambda store: store.record_task(record))
+    idle = replace(record, task_id="rescue", result={"skipped": True})
+    in_store(lambda store: store.record_tasks([record, idle]))
     airflow.looks = [make_run("queued", tasks=()), make_run("running"), make_run("running"), make_run("success")]
     assert call("submit", str(folder / "experiment.yaml"), "--id", "e1", "--wait") == 0
     out = capsys.readouterr().out
     assert out.count("stage_out") == 1
     assert "COMPLETED in 2.0 s" in out
+    assert re.search(r"rescue +skipped$", out, re.MULTILINE)
     assert out.count("running") == 1
     assert "  report: storage://files/r.txt" in out
     assert "  parts: storage://files/p1" in out
