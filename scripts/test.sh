@@ -29,7 +29,7 @@ others=build/test-integration.log
 mkdir -p build
 {
   [[ ${CHECKED:-0} == 1 ]] || scripts/check.sh
-  python -m pytest -q -n 2 -m batch
+  python -m pytest -q -n 2 -m 'batch or (sweep and not integration)'
   python -m pytest -q --durations=10 -m integration
 } >"$others" 2>&1 </dev/null &
 beside=$!

@@ -48,6 +48,7 @@ async def test_many_lines_of_one_queue_do_not_starve_another(one: Process) -> No
     await stop(*arrays)
 
 
+@pytest.mark.sweep
 async def test_many_lines_that_cannot_go_do_not_starve_one_of_their_queue(one: Process) -> None:
     one.limits = Limits({PLACE: 500}, gateways={"g": GatewayLimits(Most(None, 2))})
     count = MAX_LINES + 6

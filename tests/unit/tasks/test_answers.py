@@ -101,6 +101,7 @@ def watched(world: World) -> None:
         world.killer.wrap(world.admitter(), name)
 
 
+@pytest.mark.sweep
 async def test_killed_anywhere_and_run_again_it_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

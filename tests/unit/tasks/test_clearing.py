@@ -112,6 +112,7 @@ async def fail(world: Cluster, *names: str) -> None:
         world.alive.discard(name)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", ["running", "ended", "array"])
 async def test_killed_anywhere_it_ends_the_same(tmp_path: Path, kind: str) -> None:
     task = ARRAY if kind == "array" else SUBMIT

@@ -288,6 +288,7 @@ async def test_another_job_of_the_experiment_holds_it(tmp_path: Path) -> None:
             await world.monitor_()
 
 
+@pytest.mark.sweep
 async def test_killed_anywhere_and_run_again_it_ends_the_same(tmp_path: Path) -> None:
     def watched(world: Places) -> None:
         for name in ("attempts", "jobs_of", "placement", "intend", "unended_before", "task_records", "record_task"):
