@@ -340,7 +340,13 @@ airavata_end() { # STATUS: runs once, as the trap of the script's exit
   [ -z "$airavata_watchdog" ] || kill -s TERM "$airavata_watchdog" 2>/dev/null
   airavata_keep "$airavata_code" "$airavata_reason"
   # Not every scheduler reaches a process that left for a session of its own (SLURM's proctrack/linuxproc).
-  [ -z "$airavata_told" ] || { airavata_at=; airavata_sweep KILL; }
+  # Whoever is starting a program carries no mark for that moment, so nobody has to be found twice in a row.
+  airavata_at= airavata_n=0 airavata_gone=0
+  [ -n "$airavata_told" ] || airavata_gone=2
+  while [ "$airavata_gone" -lt 2 ] && [ $airavata_n -lt 20 ]; do
+    if airavata_sweep KILL; then airavata_gone=0; else airavata_gone=$((airavata_gone + 1)); fi
+    airavata_n=$((airavata_n + 1)); sleep 0.1 2>/dev/null || sleep 1
+  done
   (airavata_post_commands) </dev/null
   airavata_keep "$airavata_code" "$airavata_reason"
   : >"$airavata_control/ending"
@@ -364,10 +370,12 @@ airavata_payload() { # the payload's process id into $airavata_at; nothing when 
 } 2>/dev/null
 
 airavata_sweep() { # SIGNAL to the payload's descendants, which carry the job's mark wherever they went
-  # This shell does not carry it: it was started without.
+  # This shell does not carry it: it was started without. Tells whether there were any.
+  airavata_found=1
   for airavata_p in $(grep -lszxF "AIRAVATA_JOB=${AIRAVATA_JOB:-none}" /proc/[0-9]*/environ | tr -dc '0-9\n'); do
-    [ "$airavata_p" = "$airavata_at" ] || kill -s "$1" "$airavata_p"
+    [ "$airavata_p" = "$airavata_at" ] || { airavata_found=0; kill -s "$1" "$airavata_p"; }
   done
+  return $airavata_found
 } 2>/dev/null
 
 airavata_stop() { # REASON: somebody wants the job to end

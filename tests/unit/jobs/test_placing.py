@@ -86,7 +86,7 @@ def test_what_gets_worse_is_never_preferred_for_it(found: list[QueueState], data
                 replace(before, wait_s=(before.wait_s or 0) * 2 + 100),
                 replace(before, oldest_s=(before.oldest_s or 0) * 2 + 100),
                 replace(before, failed=before.failed + 1, ended=before.ended + 1),
-                replace(before, limit=(before.limit or 1000) // 2),
+                replace(before, limit=(1000 if before.limit is None else before.limit) // 2),
             ]
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -55,6 +56,36 @@ def test_a_payload_that_dies_of_the_signal(tmp_path: Path, shell: str) -> None:
     os.killpg(run.process.pid, signal.SIGTERM)
     assert run.end() == 143
     assert (run.record.exit_code, run.record.signal) == (143, 15)
+
+
+GREP = """#!/bin/sh
+# Who starts a program at that moment is not seen: at the first look, nobody is.
+case $1 in -lszxF) [ -e "{seen}" ] || {{ : >"{seen}"; exit 1; }};; esac
+exec {grep} "$@"
+"""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_who_is_not_seen_at_the_first_look_is_ended_too(tmp_path: Path, shell: str) -> None:
+    commands, folder = tmp_path / "bin", tmp_path / "job"
+    commands.mkdir()
+    folder.mkdir()
+    (commands / "grep").write_text(GREP.format(seen=tmp_path / "seen", grep=shutil.which("grep")))
+    (commands / "grep").chmod(0o755)
+    run = start(
+        folder,
+        "sh",
+        "-c",
+        "setsid sleep 60 & touch up; wait",
+        shell=shell,
+        env={"PATH": f"{commands}:{os.environ['PATH']}"},
+    )
+    run.until((folder / "up").exists)
+    run.until(lambda: len(_marked(NAME, str(folder))) >= 2)
+    os.killpg(run.process.pid, signal.SIGTERM)
+    assert run.end() == 143
+    assert (tmp_path / "seen").exists()
+    run.until(lambda: not _marked(NAME, str(folder)))
 
 
 @pytest.mark.parametrize("shell", SHELLS)
