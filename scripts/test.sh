@@ -24,18 +24,25 @@ if [[ $# -gt 0 ]]; then
   exit
 fi
 # Most tests on servers wait most of their time, so two streams of them run beside each other. What kills a server
-# that both use runs alone, at the end.
-others=build/test-integration.log
+# that both use runs when they are over, beside what needs no server.
+streams() { # COMMAND beside COMMAND: both, and whether both passed
+  local log=build/test-beside.log first=0 second=0
+  "$1" >"$log" 2>&1 </dev/null &
+  beside=$!
+  "$2" || second=$?
+  wait "$beside" || first=$?
+  beside=
+  cat "$log"
+  [[ $first == 0 && $second == 0 ]]
+}
+integration() { python -m pytest -q --durations=10 -m integration; }
+end_to_end() { python -m pytest -q --durations=10 -m 'e2e and not kills'; }
+local_jobs() { python -m pytest -q -n 3 -m 'batch or (sweep and not integration)'; }
+kills() { python -m pytest -q --durations=3 -m kills; }
+
 mkdir -p build
-{
-  [[ ${CHECKED:-0} == 1 ]] || scripts/check.sh
-  python -m pytest -q -n 2 -m 'batch or (sweep and not integration)'
-  python -m pytest -q --durations=10 -m integration
-} >"$others" 2>&1 </dev/null &
-beside=$!
+[[ ${CHECKED:-0} == 1 ]] || scripts/check.sh
 ended=0
-python -m pytest -q --durations=10 -m 'e2e and not kills' || ended=$?
-wait "$beside" || ended=$?
-cat "$others"
-python -m pytest -q --durations=3 -m kills || ended=$?
+streams integration end_to_end || ended=1
+streams local_jobs kills || ended=1
 exit "$ended"
