@@ -31,7 +31,7 @@ def _add(cluster: Cluster, name: str, script: str) -> int:
     number = cluster.submit(
         Spec(
             name,
-            ["/bin/sh", "-c", "@SCRIPT@"],
+            ["@SCRIPT@"],
             "/",
             environment,
             script=text,
