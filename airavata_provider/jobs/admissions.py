@@ -5,7 +5,6 @@ Imports no Airflow.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -33,7 +32,7 @@ class Admissions(Records):
                 async with self._engine.execution_options(**{WRITES: True}).begin() as connection:
                     return await run_round(connection, call)
 
-        return await self._to_the_end(asyncio.ensure_future(work()))
+        return await self._unbroken.run(work())
 
     async def readmit(self, name: str, admitted_at: datetime | None, waiter: str, reason: str) -> Job:
         """A job that certainly is not with its scheduler waits for admission, again; a job of which that is not
@@ -78,9 +77,8 @@ class Admissions(Records):
 
     async def leave_admission(self, holder: str) -> None:
         """Nobody waits by that admitter any more, which others need not wait to find out."""
-        if self._reads:
-            # A round of its own that is under way may renew it.
-            await asyncio.wait(self._reads)
+        # A round of its own that is under way may renew it.
+        await self._unbroken.close()
         await self.lease(lease_of(holder), holder, 0)
 
     async def held_by(self, holder: str) -> list[str]:
@@ -108,7 +106,7 @@ class Admissions(Records):
                 async with self._engine.connect() as connection:
                     return await read_recent(connection, resources, datetime.now(UTC))
 
-        return await self._to_the_end(asyncio.ensure_future(work()))
+        return await self._unbroken.run(work())
 
 
 def _back(job: Job, reason: str) -> Job:

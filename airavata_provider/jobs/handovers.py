@@ -9,10 +9,10 @@ Imports no Airflow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import RowMapping, Select, and_, exists, insert, select, union, update
 from sqlalchemy.exc import IntegrityError
@@ -20,10 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from airavata_provider.jobs.engine import WRITES, is_passing, translated
 from airavata_provider.jobs.tables import handover, job
+from airavata_provider.jobs.unbroken import Unbroken
 from airavata_provider.jobs.writer import RETRY_AFTER_S
 from airavata_provider.models.split import Handover, HandoverState
-
-T = TypeVar("T")
 
 
 class Handovers:
@@ -35,7 +34,7 @@ class Handovers:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._writes = engine.execution_options(**{WRITES: True})
-        self._under_way: set[asyncio.Future[Any]] = set()
+        self._unbroken = Unbroken()
 
     async def wait(self, dag_id: str, experiment_id: str, born: str, task_id: str, try_number: int) -> Handover:
         """Its submission is done: from now on the end of its jobs starts the second run.
@@ -107,17 +106,18 @@ class Handovers:
         """:meth:`_change`, again after what passes; all may be done twice."""
 
         async def do() -> Handover:
-            for pause in RETRY_AFTER_S:
-                try:
-                    return await self._change(key, decide, or_insert=or_insert)
-                except Exception as error:
-                    # A row that another process inserted between our look and our insert is seen at the next look.
-                    if not (is_passing(error) or isinstance(error, IntegrityError)):
-                        raise
-                await asyncio.sleep(pause)
-            return await self._change(key, decide, or_insert=or_insert)
+            with translated(doing):
+                for pause in RETRY_AFTER_S:
+                    try:
+                        return await self._change(key, decide, or_insert=or_insert)
+                    except Exception as error:
+                        # Inserted by another process between our look and our insert: the next look sees it.
+                        if not (is_passing(error) or isinstance(error, IntegrityError)):
+                            raise
+                    await asyncio.sleep(pause)
+                return await self._change(key, decide, or_insert=or_insert)
 
-        return await self._to_the_end(doing, do())
+        return await self._unbroken.run(do())
 
     async def _change(
         self, key: Handover, decide: Callable[[Handover], Handover], *, or_insert: bool = False
@@ -137,33 +137,15 @@ class Handovers:
 
     async def _read(self, query: Select[Any]) -> list[Handover]:
         async def do() -> list[Handover]:
-            async with self._engine.connect() as connection:
-                return [_handover(row) for row in (await connection.execute(query)).mappings()]
+            with translated("looking for second runs"):
+                async with self._engine.connect() as connection:
+                    return [_handover(row) for row in (await connection.execute(query)).mappings()]
 
-        return await self._to_the_end("looking for second runs", do())
-
-    async def _to_the_end(self, doing: str, work: Coroutine[Any, Any, T]) -> T:
-        """Let it end even when nobody waits for it any more: a connection that is left in the middle of a query is
-        lost to the pool."""
-
-        async def do() -> T:
-            with translated(doing):
-                return await work
-
-        task = asyncio.ensure_future(do())
-        self._under_way.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Future[Any]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waited has it
+        return await self._unbroken.run(do())
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        await self._unbroken.close()
 
 
 def _is(dag_id: str, experiment_id: str, born: str) -> Any:

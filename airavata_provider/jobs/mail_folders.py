@@ -9,11 +9,10 @@ Imports no Airflow.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import RowMapping, Select, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,8 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from airavata_provider.errors import StoreError
 from airavata_provider.jobs.engine import WRITES, translated
 from airavata_provider.jobs.tables import mail_folder
-
-T = TypeVar("T")
+from airavata_provider.jobs.unbroken import Unbroken
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class MailFolders:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._writes = engine.execution_options(**{WRITES: True})
-        self._under_way: set[asyncio.Future[Any]] = set()
+        self._unbroken = Unbroken()
 
     async def all(self) -> list[MailFolder]:
         """Every folder's mark, by mailbox and folder."""
@@ -107,7 +105,7 @@ class MailFolders:
                         raise StoreError(f"mailbox {mark.mailbox}, {mark.folder}: somebody else reads it, too")
             return new
 
-        return await self._to_the_end(do())
+        return await self._unbroken.run(do())
 
     async def _read(self, query: Select[Any]) -> list[MailFolder]:
         async def do() -> list[MailFolder]:
@@ -115,25 +113,11 @@ class MailFolders:
                 async with self._engine.connect() as connection:
                     return [_mark(row) for row in (await connection.execute(query)).mappings()]
 
-        return await self._to_the_end(do())
-
-    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Let it end even when nobody waits for it any more: a connection that is left in the middle of a query is
-        lost to the pool."""
-        task = asyncio.ensure_future(work)
-        self._under_way.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Future[Any]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waited has it
+        return await self._unbroken.run(do())
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        await self._unbroken.close()
 
 
 def _mark(row: RowMapping) -> MailFolder:

@@ -19,6 +19,7 @@ from airavata_provider.jobs import tables
 from airavata_provider.jobs.engine import make_async_engine, translated
 from airavata_provider.jobs.gather import Gatherer
 from airavata_provider.jobs.rows import availability_from, placement_from
+from airavata_provider.jobs.unbroken import Unbroken
 from airavata_provider.jobs.unit import Lease, Place, Unit, Work, place_of
 from airavata_provider.jobs.writer import GroupWriter
 from airavata_provider.models.availability import Availability
@@ -36,7 +37,7 @@ class Records:
         self._writer = GroupWriter(self._engine)
         # Reads stand in line here, where nothing runs out; one connection is left to whoever writes.
         self._room = asyncio.Semaphore(max(1, pool_size - 1))
-        self._reads: set[asyncio.Future[Any]] = set()
+        self._unbroken = Unbroken()
         self._checkpoints = Gatherer[Place, Mapping[tuple[str, int], TaskRecord]](self._task_records, dict)
         self._placed = Gatherer[Place, Placement | None](self._placements, lambda: None)
 
@@ -45,8 +46,7 @@ class Records:
         await self._writer.close()
         await self._checkpoints.close()
         await self._placed.close()
-        if self._reads:
-            await asyncio.wait(self._reads)
+        await self._unbroken.close()
         await self._engine.dispose()
 
     async def create_tables(self) -> None:
@@ -155,16 +155,4 @@ class Records:
                     rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
             return rows
 
-        return await self._to_the_end(asyncio.ensure_future(read()))
-
-    async def _to_the_end(self, work: asyncio.Future[T]) -> T:
-        """Its result; it goes on when nobody waits for it any more, see :meth:`_read`."""
-        self._reads.add(work)
-        work.add_done_callback(self._read_done)
-        return await asyncio.shield(work)
-
-    def _read_done(self, reading: asyncio.Future[Any]) -> None:
-        self._reads.discard(reading)
-        if not reading.cancelled():
-            # Whoever waited has the error; when nobody did, nobody needs it.
-            reading.exception()
+        return await self._unbroken.run(read())
