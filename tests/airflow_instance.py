@@ -217,6 +217,10 @@ class AirflowInstance(AirflowREST):
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        if name in self._patient:
+            # Where the kernel shares the CPU out by sessions (sched(7), autogroup), a process alone says little.
+            with contextlib.suppress(OSError):
+                Path(f"/proc/{self._running[name].pid}/autogroup").write_text("15")
 
     def kill(self, name: str) -> None:
         """``kill -9`` one component with all its descendants, as a lost machine would."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pytest
+import psutil
 
-from tests.airflow_instance import TUNED
+from tests.airflow_instance import TUNED, free_port
 from tests.bed import Bed
 from tests.deployment import TEXT, make_site
 
@@ -22,9 +22,12 @@ EXPERIMENTS = 30
 PATTERNS = ("hpc_batch", "hpc_batch_fast")
 
 
-@pytest.mark.kills
 def test_every_process_may_be_killed(bed: Bed, make_database: Callable[[], str], tmp_path: Path) -> None:
-    with make_site(bed, tmp_path, make_database(), make_database(), settings=TUNED, triggerers=1) as site:
+    (folder := tmp_path / "site").mkdir()
+    with (
+        own_sshd(bed, tmp_path / "sshd") as (sshd, place),
+        make_site(place, folder, make_database(), make_database(), settings=TUNED, triggerers=1) as site,
+    ):
         airflow = site.airflow
         # The test bed's SLURM remembers jobs of earlier runs by their names, which follow from these ids.
         batch = uuid.uuid4().hex
@@ -43,15 +46,15 @@ def test_every_process_may_be_killed(bed: Bed, make_database: Callable[[], str],
             return all(submitted(pattern) >= count for pattern in PATTERNS)
 
         airflow.wait("the first jobs are submitted", lambda: all_submitted(3), timeout=120, every=2)
-        kill_sshd(bed)
+        sshd.kill()
         time.sleep(1)
-        start_sshd(bed)
+        sshd.start()
         airflow.restart("triggerer")
         airflow.wait("more jobs are submitted", lambda: all_submitted(EXPERIMENTS // 2), timeout=150, every=2)
         airflow.restart("scheduler")
-        kill_sshd(bed)
+        sshd.kill()
         airflow.restart("triggerer")
-        start_sshd(bed)
+        sshd.start()
 
         for run, request in requests.items():
             assert airflow.wait_run(*run, timeout=300) == "success", airflow.task_states(*run)
@@ -64,19 +67,40 @@ def test_every_process_may_be_killed(bed: Bed, make_database: Callable[[], str],
         assert {line.split("|")[2] for line in accounted} == {"COMPLETED"}
 
 
-def kill_sshd(bed: Bed) -> None:
-    """kill -9 the test bed's sshd and every session that it serves."""
-    listener = int(bed.sshd_pid_file.read_text())
-    children = subprocess.run(
-        ["pgrep", "-f", rf"sshd: {bed.ssh_user}"], capture_output=True, text=True, check=False
-    ).stdout.split()
-    for pid in [listener, *map(int, children)]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+@dataclass(frozen=True)
+class OwnSshd:
+    """An sshd of this test alone, beside the bed's and like it: nobody else feels its end."""
+
+    config: Path
+    pid_file: Path
+    log: Path
+
+    def start(self) -> None:
+        """Start it (again) as the test bed does."""
+        subprocess.run(["/usr/sbin/sshd", "-f", str(self.config), "-E", str(self.log)], check=True, timeout=30)
+
+    def kill(self) -> None:
+        """kill -9 it and every session that it serves."""
+        listener = psutil.Process(int(self.pid_file.read_text()))
+        for process in [listener, *listener.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name().startswith("sshd"):
+                    process.kill()
 
 
-def start_sshd(bed: Bed) -> None:
-    """Start it again as the test bed does."""
-    subprocess.run(["/usr/sbin/sshd", "-f", str(bed.sshd_config), "-E", str(bed.sshd_log)], check=True, timeout=30)
+@contextlib.contextmanager
+def own_sshd(bed: Bed, folder: Path) -> Iterator[tuple[OwnSshd, Bed]]:
+    """It, running, and the bed with it in the place of its own."""
+    folder.mkdir()
+    port, config = free_port(), folder / "sshd_config"
+    sshd = OwnSshd(config, folder / "sshd.pid", folder / "sshd.log")
+    own = {"Port": str(port), "PidFile": str(sshd.pid_file)}
+    lines = [line.partition(" ") for line in bed.sshd_config.read_text().splitlines()]
+    config.write_text("".join(f"{word} {own.get(word, rest)}\n" for word, _, rest in lines))
+    known_hosts = folder / "known_hosts"
+    known_hosts.write_text(bed.known_hosts.read_text().replace(f"]:{bed.ssh_port} ", f"]:{port} "))
+    sshd.start()
+    try:
+        yield sshd, replace(bed, ssh_port=port, known_hosts=known_hosts)
+    finally:
+        sshd.kill()
