@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -137,6 +138,8 @@ def parse(arguments: list[str] | None) -> Options:
 def main(arguments: list[str] | None = None) -> int:
     """Run the bench; the exit status."""
     options = parse(arguments)
+    # Whoever ends it early leaves nothing running, either.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     started = time.monotonic()
     bed = start_bed()
     result: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.limit import submissions_per_hour
-from benchmarks.measure import ConnectionCounter, difference, machine_cpu_seconds, tree_cpu_seconds
+from benchmarks.measure import ConnectionCounter, connections_on, difference, machine_cpu_seconds, tree_cpu_seconds
 from benchmarks.setup import EXPERIMENT, bench_airflow
 from tests.airflow_instance import AirflowInstance
 from tests.bed import Bed
@@ -70,6 +70,8 @@ class Bench:
         """Many requests at once; from the first one sent to the last run's end."""
         run_ids = [f"burst-{mode}-{number}" for number in range(count)]
         self.airflow.api("GET", "/version")  # logs in before the clients share the connection
+        # A connection that the runs before opened and closed is not these runs'.
+        self.airflow.wait("the connections of others end", lambda: connections_on(self.bed.ssh_port) <= 2, timeout=60)
         before = self.cpu()
         with ConnectionCounter(self.bed.ssh_port, self.bed.sshd_log) as connections:
             asked = time.time()

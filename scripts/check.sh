@@ -9,4 +9,4 @@ ruff check .
 ruff format --check .
 lint-imports
 mypy
-python -m pytest -q -n 2 -m 'not integration and not e2e and not batch and not sweep' "$@"
+python -m pytest -q -n 2 -m 'not integration and not e2e and not slow' "$@"

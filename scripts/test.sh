@@ -25,12 +25,12 @@ if [[ $# -gt 0 ]]; then
 fi
 # Most tests that take long wait most of their time, so three streams of them run beside each other. None disturbs a
 # server that another one uses. The first is shown as it goes, the others when they are over.
-integration() { python -m pytest -q --durations=10 -m integration; }
+integration() { python -m pytest -q -n 3 --durations=10 -m integration; }
 end_to_end() { python -m pytest -q --durations=10 -m e2e --ignore tests/e2e/test_kills.py; }
 kills_and_jobs() {
   local ended=0
   python -m pytest -q tests/e2e/test_kills.py || ended=1
-  python -m pytest -q -n 2 -m 'batch or (sweep and not integration)' || ended=1
+  python -m pytest -q -n 2 -m 'slow and not integration' || ended=1
   return $ended
 }
 

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 _FEWER = "ask for fewer elements, or raise that limit"
 _ALONE_TIMES = 3
 """How often an array has to be refused while nothing else of ours is there."""
+_WORDS = 100
+"""Waiters that are told at a time how it stands: who is let go meanwhile has to wait for that."""
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
@@ -376,7 +378,7 @@ class Admitter:
         self._say_at = now + min(1.0, self._pace.tick)
         numbers = await self._store.positions(self.holder)
         limits = self._limits()
-        for waiter in due:
+        for waiter in due[:_WORDS]:
             waiter.next_word = now + waiter.pause
             waiter.pause = min(waiter.pause * 2, self._pace.at_most)
             number = numbers.get(waiter.job.name)

@@ -18,7 +18,7 @@ from tests.standins.model import FOLDER, Settings, Trouble
 STANDINS = Path(__file__).resolve().parents[1] / "standins"
 
 
-@pytest.mark.batch
+@pytest.mark.slow
 class StandIn(SchedulerContract, WalltimeContract):
     """On the stand-in of that name."""
 

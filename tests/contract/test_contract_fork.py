@@ -21,7 +21,7 @@ from tests.contract.hosts import LocalHost
 from tests.contract.suite import WalltimeContract
 
 
-@pytest.mark.batch
+@pytest.mark.slow
 class TestFork(WalltimeContract):
     """Detached processes of this machine."""
 

@@ -43,7 +43,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     sys.modules.pop("imaginary_scheduler", None)
 
 
-@pytest.mark.batch
+@pytest.mark.slow
 class TestImaginary(JobsContract):
     """The example of the documentation."""
 

@@ -15,7 +15,7 @@ from tests.standins.model import CANCELLED, DEPENDENCY, MEMORY, NODE, WALLTIME, 
 WAITS = 30.0
 
 
-pytestmark = pytest.mark.batch
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

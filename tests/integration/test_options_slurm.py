@@ -137,7 +137,7 @@ async def test_an_array_from_one_submission_to_an_end_for_each_element(host: Hos
     await host.run(
         " && ".join(f"mkdir {quote(path)} && echo in{i} >{quote(path)}/in" for i, path in directories.items())
     )
-    payload = 'cat; echo "$1 $WHO $AIRAVATA_INDEX $AIRAVATA_JOB"; [ "$1" != 8 ] || sleep 300; exit "$1"'
+    payload = 'cat; echo "$1 $WHO $AIRAVATA_INDEX $AIRAVATA_JOB"; [ "$1" != 8 ] || exec sleep 300; exit "$1"'
     elements = [
         Element(index, directories[index], ("-c", payload, "sh", str(index)), {"WHO": f"it's {index}"}, "in")
         for index in indices

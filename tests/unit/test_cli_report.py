@@ -16,7 +16,7 @@ from tests.unit.jobs.factory import make_event, make_job
 
 __all__ = ["airflow", "deployment", "folder"]
 
-pytestmark = pytest.mark.usefixtures("airflow", "deployment")
+pytestmark = [pytest.mark.usefixtures("airflow", "deployment"), pytest.mark.slow]
 
 
 def some_news() -> None:

@@ -10,6 +10,8 @@ from airavata_provider.jobs.figures import tellings
 from airavata_provider.plots import draw
 from tests.unit.jobs.test_figures import HISTORY
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -66,6 +66,7 @@ def test_it_loads_neither_airflow_nor_anything_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_the_plugin_and_the_cli_load_no_web_and_no_ssh() -> None:
     code = (
         "import sys; import airflow.plugins_manager, airflow.cli.cli_config; before = set(sys.modules);"

@@ -36,9 +36,11 @@ from airavata_provider.second_runs import Outcome, start_second_run
 from dag_factories.factory import dags_from_file
 
 NOON = datetime(2031, 5, 6, 12, 0, 0, 123456, tzinfo=UTC)
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Using `httpx` with"
-)  # by what marks runs as failed, when it is loaded
+pytestmark = [
+    pytest.mark.slow,
+    # by what marks runs as failed, when it is loaded
+    pytest.mark.filterwarnings("ignore:Using `httpx` with"),
+]
 PATTERN = """\
 name: two
 split_at: wait

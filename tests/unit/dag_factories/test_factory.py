@@ -125,6 +125,7 @@ def test_a_broken_pattern_is_told_with_its_line(tmp_path: Path) -> None:
     assert "cycle" in told
 
 
+@pytest.mark.slow
 def test_parsing_loads_neither_asyncssh_nor_our_tables() -> None:
     script = (
         "import sys; from pathlib import Path; from dag_factories.factory import dags_from_file;"

@@ -233,7 +233,7 @@ class ArrayContract(StoreFixtures):
         engine.dispose()
         assert await store.append(make_event(S.COMPLETE, 5, job="a1.1")) is Effect.APPLIED
 
-    @pytest.mark.sweep
+    @pytest.mark.slow
     async def test_thousands_of_elements(self, store: JobStore) -> None:
         await self.submitted_array(store, indices=range(3000))
         await store.append(make_event(S.ACTIVE, 2, job="a1.2999"))

@@ -20,6 +20,8 @@ from airavata_provider.models.job import JobState, SubmissionState
 from tests.unit.jobs.admitter_contract import FAST, LOG, PLACE, Process, now, until
 from tests.unit.jobs.factory import make_job
 
+pytestmark = pytest.mark.slow
+
 
 @pytest_asyncio.fixture
 async def one(tmp_path: Path) -> AsyncIterator[Process]:
@@ -48,7 +50,6 @@ async def test_many_lines_of_one_queue_do_not_starve_another(one: Process) -> No
     await stop(*arrays)
 
 
-@pytest.mark.sweep
 async def test_many_lines_that_cannot_go_do_not_starve_one_of_their_queue(one: Process) -> None:
     one.limits = Limits({PLACE: 500}, gateways={"g": GatewayLimits(Most(None, 2))})
     count = MAX_LINES + 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter
 from dataclasses import replace
@@ -19,6 +20,8 @@ from airavata_provider.models.availability import Availability, AvailabilityStat
 from airavata_provider.models.job import JobState, SubmissionState
 from tests.unit.jobs.admitter_contract import FAST, LOG, PLACE, AdmitterContract, Process, now, statements, until
 from tests.unit.jobs.factory import make_job
+
+pytestmark = pytest.mark.slow
 
 
 class TestSQLite(AdmitterContract):
@@ -119,6 +122,27 @@ class TestSQLite(AdmitterContract):
             await one.settle()
         await asyncio.sleep(3 * FAST.tick)
         assert len(caplog.messages) == 3
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def test_many_who_wait_are_told_in_turns(
+        self, one: Process, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airavata_provider.jobs.admitter._WORDS", 2)
+        caplog.set_level(logging.INFO, "tests.admission")
+        told, positions = [], one.store.positions
+
+        async def noted(holder: str) -> dict[str, int]:
+            told.append(len(caplog.messages))
+            return await positions(holder)
+
+        monkeypatch.setattr(one.store, "positions", noted)
+        for n in range(5):
+            await one.submit(f"r{n}")
+        waiting = [asyncio.create_task(one.submit(f"w{n}")) for n in range(5)]
+        await until(lambda: len(caplog.messages) == 5)
+        assert max(after - before for before, after in itertools.pairwise([*told, 5])) == 2
         for each in waiting:
             each.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)

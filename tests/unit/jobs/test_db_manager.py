@@ -8,6 +8,8 @@ from airavata_provider.errors import StoreError
 from airavata_provider.jobs.db_manager import AiravataDBManager
 from tests.unit.jobs.migration_contract import MigrationContract
 
+pytestmark = pytest.mark.slow
+
 
 class TestSQLiteMigrations(MigrationContract):
     @pytest.fixture

@@ -20,6 +20,8 @@ from airavata_provider.schedulers.base import CommandResult
 from tests.unit.jobs.cluster import PaperCluster, PaperScheduler, TailCluster
 from tests.unit.jobs.factory import make_event, make_job
 
+pytestmark = pytest.mark.slow
+
 S = JobState
 NOW = Rhythm(base=0.000001, floor=0.000001, ceiling=0.000001, settle=0.000001)
 END = '{"event": "end", "id": "end-id-a1-0", "exit_code": 3, "native_id": "id-a1"}'

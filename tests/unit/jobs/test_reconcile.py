@@ -19,6 +19,8 @@ from airavata_provider.monitors.rhythm import Rhythm
 from tests.unit.jobs.cluster import PaperCluster, PaperScheduler, TailCluster
 from tests.unit.jobs.factory import make_event, make_job
 
+pytestmark = pytest.mark.slow
+
 S = JobState
 RHYTHM = Rhythm(base=0.05, floor=0.05, ceiling=0.05, settle=0.02)
 FAST = Pace(rhythm=RHYTHM, cancel=0.02, tick=0.01, lease=0.3, at_most=0.05, idle=60, show=0.02)

@@ -15,6 +15,8 @@ from tests.unit.jobs.factory import make_job
 from tests.unit.jobs.handover_contract import HandoverContract
 from tests.unit.jobs.store_contract import StoreContract
 
+pytestmark = pytest.mark.slow
+
 
 class TestSQLite(StoreContract):
     @pytest.fixture

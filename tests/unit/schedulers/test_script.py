@@ -21,7 +21,7 @@ from airavata_provider.schedulers.slurm import Slurm
 from tests.unit.schedulers.scripts import NAME, SHELLS, start
 
 # These run scripts in real shells.
-pytestmark = pytest.mark.batch
+pytestmark = pytest.mark.slow
 
 
 # --- the payload gets what was asked for

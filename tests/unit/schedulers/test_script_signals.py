@@ -15,7 +15,7 @@ import pytest
 from tests.unit.schedulers.scripts import NAME, SHELLS, start
 
 # These run scripts in real shells.
-pytestmark = pytest.mark.batch
+pytestmark = pytest.mark.slow
 
 
 WAITER = "trap 'echo got >>got; exit 7' {0}; touch up; while :; do sleep 0.05; done"

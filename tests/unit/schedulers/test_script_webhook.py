@@ -22,7 +22,7 @@ from airavata_provider.schedulers.script import Webhook, credential
 from tests.unit.schedulers.scripts import NAME, TOKEN, start
 
 # These run scripts in real shells.
-pytestmark = pytest.mark.batch
+pytestmark = pytest.mark.slow
 
 
 @dataclass

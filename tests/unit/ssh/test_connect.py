@@ -14,6 +14,8 @@ from airavata_provider.ssh.pool import SSHPool
 from airavata_provider.ssh.target import Target
 from airavata_provider.testing import EmbeddedSSH
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def authority() -> asyncssh.SSHKey:

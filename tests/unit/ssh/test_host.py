@@ -19,6 +19,8 @@ from airavata_provider.ssh import files
 from airavata_provider.ssh.pool import SSHPool
 from airavata_provider.testing import EmbeddedSSH
 
+pytestmark = pytest.mark.slow
+
 
 async def until(path: Path) -> None:
     """Wait for a file that a remote command makes."""

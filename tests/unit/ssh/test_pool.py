@@ -15,6 +15,8 @@ from airavata_provider.ssh.pool import SSHPool, close_pool, get_pool
 from airavata_provider.ssh.target import Limits, Target
 from airavata_provider.testing import EmbeddedSSH
 
+pytestmark = pytest.mark.slow
+
 
 class FakeConnection:
     def __init__(self) -> None:

@@ -16,6 +16,8 @@ from airavata_provider.ssh.pool import SSHPool
 from airavata_provider.ssh.target import Limits
 from airavata_provider.testing import EmbeddedSSH
 
+pytestmark = pytest.mark.slow
+
 COMMON = 'say() { echo "$1"; echo "$1" >>log; }'
 ONE = Limits(max_connections=1, sessions_per_connection=1)
 """One session at a time: the first command has it, and the others wait together."""

@@ -29,6 +29,8 @@ from airavata_provider.storage.transfer import (
 )
 from airavata_provider.testing import EmbeddedSSH, LocalHost
 
+pytestmark = pytest.mark.slow
+
 BIG = os.urandom(files.CHUNK + 11)
 
 # One component of a path: any bytes but NUL and /, not "." and "..", not a name of our own.

@@ -25,6 +25,8 @@ from tests.unit.jobs.admitter_contract import until
 from tests.unit.jobs.factory import make_job
 from tests.unit.tasks.world import TASK, Killed, World
 
+pytestmark = pytest.mark.slow
+
 TWICE = {"outcome": "OUT_OF_MEMORY", "memory": "*2", "at_most": 2}
 
 
@@ -101,7 +103,6 @@ def watched(world: World) -> None:
         world.killer.wrap(world.admitter(), name)
 
 
-@pytest.mark.sweep
 async def test_killed_anywhere_and_run_again_it_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

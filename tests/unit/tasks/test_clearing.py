@@ -30,6 +30,8 @@ from tests.unit.jobs.admitter_contract import until
 from tests.unit.jobs.factory import make_event
 from tests.unit.tasks.world import TASK, Killed, World
 
+pytestmark = pytest.mark.slow
+
 LOG = logging.getLogger("tests.clearing")
 SUBMIT = HostedTask(id="submit", type="submit", resource="cluster", parameters={"executable": "solve"})
 ARRAY = HostedTask(
@@ -112,7 +114,6 @@ async def fail(world: Cluster, *names: str) -> None:
         world.alive.discard(name)
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("kind", ["running", "ended", "array"])
 async def test_killed_anywhere_it_ends_the_same(tmp_path: Path, kind: str) -> None:
     task = ARRAY if kind == "array" else SUBMIT

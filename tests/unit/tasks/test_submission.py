@@ -34,6 +34,8 @@ from airavata_provider.tasks.submit_parameters import SubmitElement, SubmitParam
 from tests.unit.jobs.admitter_contract import FAST, until
 from tests.unit.jobs.factory import make_event, make_job
 
+pytestmark = pytest.mark.slow
+
 CLUSTER = ComputeResource.model_validate(
     {"name": "cluster", "connection": "c", "scheduler": "slurm", "scratch": "/s", "queues": {"debug": {}}}
 )

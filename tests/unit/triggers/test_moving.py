@@ -34,6 +34,8 @@ from airavata_provider.triggers.hosted import HostedTask, Run
 from tests.unit.jobs.admitter_contract import until
 from tests.unit.tasks.world import Killed, World
 
+pytestmark = pytest.mark.slow
+
 LOG = logging.getLogger("tests.moving")
 BORN = "2031-05-06T12:00:00+00:00"
 TASK = TaskIdentity("d", "r", "submit", -1, BORN)
@@ -288,7 +290,6 @@ async def test_another_job_of_the_experiment_holds_it(tmp_path: Path) -> None:
             await world.monitor_()
 
 
-@pytest.mark.sweep
 async def test_killed_anywhere_and_run_again_it_ends_the_same(tmp_path: Path) -> None:
     def watched(world: Places) -> None:
         for name in ("attempts", "jobs_of", "placement", "intend", "unended_before", "task_records", "record_task"):

@@ -24,6 +24,8 @@ from airavata_provider.triggers.host import Segment, Skipped, expect_retry, run_
 from airavata_provider.triggers.hosted import HostedTask, Run
 from airavata_provider.triggers.services import HostServices
 
+pytestmark = pytest.mark.slow
+
 RUN = Run("d", "r", -1, 1, started="first")
 AGAIN = replace(RUN, try_number=2)
 CLEARED = replace(AGAIN, started="second")

@@ -30,6 +30,8 @@ from airavata_provider.monitors.mail.news import Decoder
 from airavata_provider.monitors.mail.reader import FolderReader, Pace
 from tests.unit.jobs.factory import make_job
 
+pytestmark = pytest.mark.slow
+
 QUICK = Pace(first=0.001, at_most=0.002, retry=0.001, retry_at_most=0.002)
 ACCOUNT = Account("imap.test", 993, "me", "secret")
 
