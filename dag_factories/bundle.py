@@ -1,4 +1,4 @@
-"""The DAG bundle that serves execution patterns: one small Python file per pattern, in versions that stay.
+"""The DAG bundle that serves execution patterns: one small archive per pattern, in versions that stay.
 
 A version is named by a hash of everything in it, so that a running experiment keeps the patterns that it
 started with, whatever happens to the folders meanwhile. To configure it, beside the bundles that there are::
@@ -20,6 +20,11 @@ patterns folders if they still are what they were then. Airflow hands a bundle n
 so the archive (below ``AIRFLOW_HOME``) has to be shared between machines for experiments to outlive a change
 of their pattern; for those that meet no change, the same folders everywhere are enough.
 
+A pattern's DAG file is in a zip archive of its own, beside the pattern's text. Airflow sends the DAG processor a
+callback after each success of a task that ends in the triggerer, and Airflow 3.3 parses a plain file again in every
+loop, for ever, once it took a callback of a run with a version for it (apache/airflow#73432). The callbacks of an
+archive go by the path within it, which is not the one that is parsed by the clock.
+
 A new or changed file is a DAG after ``refresh_interval``, plus ``[dag_processor]
 bundle_refresh_check_interval`` (5 s), plus the parse. Leave ``[dag_processor] file_parsing_sort_mode`` at
 ``modified_time``: other modes parse a changed file only ``min_file_process_interval`` after its last parse.
@@ -35,9 +40,9 @@ import json
 import logging
 import os
 import re
-import runpy
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,8 +57,8 @@ __all__ = ["PatternBundle", "builtin_patterns"]
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 2
-"""Part of every version's hash: one more when the stubs' text changes."""
+_FORMAT = 3
+"""Part of every version's hash: one more when the stubs' text or place changes."""
 
 _KEEPER = "airavata_reconciler"
 """The service DAG that every version brings along (``dag_factories.keeper``); no pattern may be called that."""
@@ -66,7 +71,7 @@ dag = keeper_dag()
 '''
 
 Manifest = dict[str, Any]
-"""``{"format": 1, "patterns": {stem: entry}}``, an entry being ``{"shown_as": …, "text": …, "good": …}``, or
+"""``{"format": 3, "patterns": {stem: entry}}``, an entry being ``{"shown_as": …, "text": …, "good": …}``, or
 ``{"shown_as": …, "fault": …}`` where there is no text that could be tried."""
 
 
@@ -274,7 +279,7 @@ def _materialise(manifest: Manifest, target: Path) -> None:
                 stub = _stub(f"{stem}.yaml", entry["shown_as"], content)
             else:
                 stub = _faulty_stub(entry["shown_as"], entry["fault"])
-            (temporary / f"{stem}.py").write_text(stub, encoding="utf-8")
+            _pack(temporary / f"{stem}.zip", stub)
         (temporary / f"{_KEEPER}.py").write_text(_KEEPER_STUB, encoding="utf-8")
         temporary.chmod(0o755)
         temporary.rename(target)
@@ -286,6 +291,15 @@ def _materialise(manifest: Manifest, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _pack(archive: Path, stub: str) -> None:
+    """Put a DAG file into its archive: the same bytes for the same text.
+
+    Airflow imports it by its name, which must be no other module's.
+    """
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr(zipfile.ZipInfo(f"airavata_pattern_{archive.stem}.py"), stub)
+
+
 def _stub(yaml_file: str, shown_as: str, content: bytes) -> str:
     """A pattern's DAG file. Names the content's hash, so that it changes whenever the pattern does."""
     return f'''"""The Airflow DAG of one execution pattern, and of its second run. Made by dag_factories.bundle."""
@@ -295,20 +309,34 @@ from pathlib import Path
 from dag_factories.factory import dags_from_file
 
 # sha256 {hashlib.sha256(content).hexdigest()}
-dag, second = dags_from_file(Path(__file__).with_name({yaml_file!r}), shown_as={shown_as!a})
+dag, second = dags_from_file(Path(__file__).parent.with_name({yaml_file!r}), shown_as={shown_as!a})
 '''
+
+
+def run_archive(archive: Path) -> dict[str, Any]:
+    """What the DAG file in a pattern's archive defines.
+
+    :raises PatternError: the pattern is no good
+    """
+    with zipfile.ZipFile(archive) as packed:
+        (name,) = packed.namelist()
+        text = packed.read(name)
+    made: dict[str, Any] = {"__name__": Path(name).stem, "__file__": str(archive / name)}
+    exec(compile(text, made["__file__"], "exec"), made)  # noqa: S102 - written by this module
+    return made
 
 
 def dag_of(folder: Path, dag_id: str) -> Any:
     """The DAG of that id in a version's directory, as its file makes it; None where none does."""
-    for stub in sorted(folder.glob("*.py")):
+    for archive in sorted(folder.glob("*.zip")):
         try:
-            made = runpy.run_path(str(stub))
+            made = run_archive(archive)
         except PatternError:  # a pattern that was no good then
             continue
         for dag in (made.get("dag"), made.get("second")):
             if dag is not None and dag.dag_id == dag_id:
-                dag.fileloc, dag.relative_fileloc = str(stub), stub.name
+                dag.fileloc = made["__file__"]
+                dag.relative_fileloc = str(Path(dag.fileloc).relative_to(folder))
                 return dag
     return None
 
@@ -325,11 +353,11 @@ raise PatternError("the pattern cannot become a DAG", [Fault({shown_as!a}, {faul
 
 def _mark_changes(old: Path, new: Path) -> None:
     """Let Airflow parse at once what changed, and only that: it goes by the files' modification times."""
-    for stub in new.glob("*.py"):
-        before = old / stub.name
+    for file in (*new.glob("*.zip"), *new.glob("*.py")):
+        before = old / file.name
         try:
-            same = before.read_bytes() == stub.read_bytes()
+            same = before.read_bytes() == file.read_bytes()
             time = before.stat().st_mtime if same else None
         except FileNotFoundError:
             time = None
-        os.utime(stub, None if time is None else (time, time))
+        os.utime(file, None if time is None else (time, time))

@@ -47,8 +47,10 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test's folder says what it needs; nobody has to remember the mark."""
+    """A test's folder says what it needs, and hundreds of examples take long; nobody has to remember the mark."""
     for item in items:
+        if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("slow")
         for kind in ("integration", "e2e"):
             if (PROJECT / "tests" / kind) in item.path.parents:
                 item.add_marker(kind)

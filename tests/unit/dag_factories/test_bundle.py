@@ -17,7 +17,7 @@ from airflow.dag_processing.bundles import base
 
 from airavata_provider.errors import ConfigurationError, PatternError
 from dag_factories import bundle as module
-from dag_factories.bundle import PatternBundle, builtin_patterns
+from dag_factories.bundle import PatternBundle, builtin_patterns, run_archive
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ KEEPER = "airavata_reconciler.py"
 
 
 def served(bundle: PatternBundle) -> set[str]:
-    names = {path.name for path in bundle.path.glob("*.py")}
+    names = {path.name for pattern in ("*.zip", "*.py") for path in bundle.path.glob(pattern)}
     assert KEEPER in names
     return names - {KEEPER}
 
@@ -82,8 +82,8 @@ def test_each_pattern_becomes_a_stub_that_calls_the_factory(
     (folder / "notes.txt").write_text("no pattern\n")
     bundle = make(tmp_path, folder)
     bundle.initialize()
-    assert served(bundle) == {"one.py", "two.py"}
-    assert runpy.run_path(str(bundle.path / "one.py"))["dag"] == "name: one\n"
+    assert served(bundle) == {"one.zip", "two.zip"}
+    assert run_archive(bundle.path / "one.zip")["dag"] == "name: one\n"
     assert factory == [(bundle.path / "one.yaml", str(folder / "one.yaml"))]
 
 
@@ -103,20 +103,20 @@ def test_a_stub_changes_with_its_pattern_and_only_that_one_is_newer(tmp_path: Pa
     bundle = make(tmp_path, folder)
     bundle.initialize()
     before = bundle.path
-    for stub in before.glob("*.py"):
+    for stub in before.glob("*.zip"):
         os.utime(stub, (1000, 1000))
     (folder / "two.yaml").write_text("name: two\ndescription: changed\n")
     bundle.refresh()
     assert bundle.path != before
-    assert (bundle.path / "one.py").stat().st_mtime == 1000
-    assert (bundle.path / "two.py").stat().st_mtime > 1000
-    assert (bundle.path / "two.py").read_text() != (before / "two.py").read_text()
+    assert (bundle.path / "one.zip").stat().st_mtime == 1000
+    assert (bundle.path / "two.zip").stat().st_mtime > 1000
+    assert (bundle.path / "two.zip").read_bytes() != (before / "two.zip").read_bytes()
     # Back to the first content: its files are old, and Airflow is to parse them again.
     (folder / "two.yaml").write_text("name: two\n")
     bundle.refresh()
     assert bundle.path == before
-    assert (bundle.path / "one.py").stat().st_mtime == 1000
-    assert (bundle.path / "two.py").stat().st_mtime > 1000
+    assert (bundle.path / "one.zip").stat().st_mtime == 1000
+    assert (bundle.path / "two.zip").stat().st_mtime > 1000
 
 
 def test_a_version_stays_when_the_folder_changes(tmp_path: Path, folder: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_version_stays_when_the_folder_changes(tmp_path: Path, folder: Path) -
     worker.initialize()
     worker.refresh()
     assert worker.get_current_version() == pinned
-    assert served(worker) == {"one.py"}
+    assert served(worker) == {"one.zip"}
     assert (worker.path / "one.yaml").read_text() == "name: one\n"
 
 
@@ -165,7 +165,7 @@ def test_another_machine_makes_a_version_from_the_same_folders(
     monkeypatch.setattr(base, "get_bundle_storage_root_path", lambda: tmp_path / "elsewhere")
     there = make(tmp_path, folder, version=here.path.name, archive=str(tmp_path / "no archive"))
     there.initialize()
-    assert served(there) == {"one.py"}
+    assert served(there) == {"one.zip"}
 
 
 def test_a_version_that_nobody_kept_is_refused(tmp_path: Path, folder: Path) -> None:
@@ -192,7 +192,7 @@ def test_an_archive_that_cannot_be_written_does_not_stop_the_service(tmp_path: P
     (tmp_path / "file").write_text("")
     bundle = make(tmp_path, folder, archive=str(tmp_path / "file"))
     bundle.initialize()
-    assert served(bundle) == {"one.py"}
+    assert served(bundle) == {"one.zip"}
 
 
 def test_the_second_pattern_of_a_name_is_an_import_error_naming_both(
@@ -205,11 +205,11 @@ def test_the_second_pattern_of_a_name_is_an_import_error_naming_both(
     (other / "fine.yaml").write_text("name: fine\n")
     bundle = make(tmp_path, folder, other)
     bundle.initialize()
-    assert served(bundle) == {"same.py", "same__2.py", "fine.py"}
-    assert runpy.run_path(str(bundle.path / "same.py"))["dag"] == "name: same\n"
-    assert runpy.run_path(str(bundle.path / "fine.py"))["dag"] == "name: fine\n"
+    assert served(bundle) == {"same.zip", "same__2.zip", "fine.zip"}
+    assert run_archive(bundle.path / "same.zip")["dag"] == "name: same\n"
+    assert run_archive(bundle.path / "fine.zip")["dag"] == "name: fine\n"
     with pytest.raises(PatternError) as caught:
-        runpy.run_path(str(bundle.path / "same__2.py"))
+        run_archive(bundle.path / "same__2.zip")
     assert str(folder / "same.yaml") in str(caught.value)
     assert str(other / "same.yaml") in str(caught.value)
 
@@ -222,7 +222,7 @@ def test_a_broken_pattern_is_served_as_it_is(
     (folder / "fine.yaml").write_text("name: fine\n")
     bundle = make(tmp_path, folder)
     bundle.initialize()
-    assert served(bundle) == {"broken.py", "fine.py"}
+    assert served(bundle) == {"broken.zip", "fine.zip"}
     assert (bundle.path / "broken.yaml").read_bytes() == content
 
 
@@ -236,13 +236,13 @@ def test_a_good_pattern_that_breaks_is_served_on_beside_its_error(tmp_path: Path
     restarted = make(tmp_path, folder)
     restarted.initialize()
     assert restarted.path == bundle.path
-    assert served(bundle) == {"one.py", "one__new.py"}
-    assert runpy.run_path(str(bundle.path / "one.py"))["dag"] == "name: one\n"
+    assert served(bundle) == {"one.zip", "one__new.zip"}
+    assert run_archive(bundle.path / "one.zip")["dag"] == "name: one\n"
     with pytest.raises(ValueError, match=r"one\.yaml:1: boom"):
-        runpy.run_path(str(bundle.path / "one__new.py"))
+        run_archive(bundle.path / "one__new.zip")
     (folder / "one.yaml").write_text("name: one\ndescription: mended\n")
     bundle.refresh()
-    assert served(bundle) == {"one.py"}
+    assert served(bundle) == {"one.zip"}
     assert "mended" in (bundle.path / "one.yaml").read_text()
 
 
@@ -252,8 +252,8 @@ def test_a_file_that_cannot_be_read_is_an_import_error(tmp_path: Path, folder: P
     bundle = make(tmp_path, folder)
     bundle.initialize()
     with pytest.raises(PatternError, match=r"dangling\.yaml"):
-        runpy.run_path(str(bundle.path / "dangling.py"))
-    assert "fine.py" in served(bundle)
+        run_archive(bundle.path / "dangling.zip")
+    assert "fine.zip" in served(bundle)
 
 
 def test_file_names_of_any_kind_reach_the_stub_as_data(
@@ -266,7 +266,7 @@ def test_file_names_of_any_kind_reach_the_stub_as_data(
     bundle.initialize()
     assert len(served(bundle)) == len(names)
     for stub in served(bundle):
-        runpy.run_path(str(bundle.path / stub))
+        run_archive(bundle.path / stub)
     assert {shown for _, shown in factory} == {str(folder / f"{name}.yaml") for name in names}
 
 
@@ -277,7 +277,7 @@ def test_a_missing_folder_is_empty_and_a_deleted_pattern_goes(
     bundle = make(tmp_path, tmp_path / "absent", folder)
     bundle.initialize()
     assert "absent" in caplog.text
-    assert served(bundle) == {"one.py"}
+    assert served(bundle) == {"one.zip"}
     (folder / "one.yaml").unlink()
     bundle.refresh()
     assert served(bundle) == set()
@@ -291,7 +291,7 @@ def test_a_removed_directory_is_made_again(tmp_path: Path, folder: Path) -> None
         path.unlink()
     bundle.path.rmdir()
     bundle.refresh()
-    assert served(bundle) == {"one.py"}
+    assert served(bundle) == {"one.zip"}
 
 
 def test_the_path_can_be_asked_for_before_anything_is_there(tmp_path: Path, folder: Path) -> None:
@@ -312,7 +312,7 @@ def _initialise(root: str, tmp_path: str, folder: str, start: Any) -> None:
     start.wait(20)
     bundle = make(Path(tmp_path), Path(folder))
     bundle.initialize()
-    if served(bundle) != {f"{path.stem}.py" for path in Path(folder).iterdir()}:
+    if served(bundle) != {f"{path.stem}.zip" for path in Path(folder).iterdir()}:
         raise SystemExit(3)
 
 
@@ -331,7 +331,7 @@ def test_many_processes_at_once(tmp_path: Path, folder: Path, storage: Path) -> 
     assert [process.exitcode for process in processes] == [0] * 6
     versions = make(tmp_path, folder).versions_dir
     assert len(list(versions.iterdir())) == 1
-    assert module._FORMAT == 2
+    assert module._FORMAT == 3
 
 
 def test_the_service_dag_comes_with_every_version_and_its_name_is_taken(tmp_path: Path, folder: Path) -> None:
@@ -339,8 +339,8 @@ def test_the_service_dag_comes_with_every_version_and_its_name_is_taken(tmp_path
     (folder / "airavata_reconciler.yaml").write_text("name: other\n")
     bundle = make(tmp_path, folder)
     bundle.initialize()
-    assert served(bundle) == {"mine.py", "airavata_reconciler__2.py"}
+    assert served(bundle) == {"mine.zip", "airavata_reconciler__2.zip"}
     dag = runpy.run_path(str(bundle.path / KEEPER))["dag"]
     assert dag.dag_id == "airavata_reconciler"
     with pytest.raises(PatternError, match="from this package"):
-        runpy.run_path(str(bundle.path / "mine.py"))
+        run_archive(bundle.path / "mine.zip")

@@ -66,7 +66,11 @@ def test_a_version_of_the_bundle_gives_both_dags_back(tmp_path: Path, monkeypatc
     bundle.initialize()
     for dag_id, number in (("hpc_batch_waiting", 1), ("hpc_batch_waiting__after", 1)):
         dag = dag_of(bundle.path, dag_id)
-        assert (dag.dag_id, len(dag.tasks), dag.relative_fileloc) == (dag_id, number, "waits.py")
+        assert (dag.dag_id, len(dag.tasks), dag.relative_fileloc) == (
+            dag_id,
+            number,
+            "waits.zip/airavata_pattern_waits.py",
+        )
     assert dag_of(bundle.path, "hpc_batch") is None
 
 
