@@ -20,10 +20,11 @@ patterns folders if they still are what they were then. Airflow hands a bundle n
 so the archive (below ``AIRFLOW_HOME``) has to be shared between machines for experiments to outlive a change
 of their pattern; for those that meet no change, the same folders everywhere are enough.
 
-A pattern's DAG file is in a zip archive of its own, beside the pattern's text. Airflow sends the DAG processor a
-callback after each success of a task that ends in the triggerer, and Airflow 3.3 parses a plain file again in every
-loop, for ever, once it took a callback of a run with a version for it (apache/airflow#73432). The callbacks of an
-archive go by the path within it, which is not the one that is parsed by the clock.
+The DAG processor, which has no version, is given each pattern's DAG file in a zip archive of its own; who has a
+version finds the same path, with a directory where the archive was. After each success of a task that ends in the
+triggerer Airflow sends the DAG processor a callback, and once Airflow 3.3 took one of a run with a version for a
+plain file, it parses that file again in every loop, for ever (apache/airflow#73432). What is in an archive is not
+what it parses by the clock; and a callback, which comes with its run's version, has a file to read.
 
 A new or changed file is a DAG after ``refresh_interval``, plus ``[dag_processor]
 bundle_refresh_check_interval`` (5 s), plus the parse. Leave ``[dag_processor] file_parsing_sort_mode`` at
@@ -34,14 +35,17 @@ Loads neither asyncssh nor SQLAlchemy's tables; the factory only to try a patter
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import logging
 import os
 import re
+import runpy
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,6 +63,9 @@ log = logging.getLogger(__name__)
 
 _FORMAT = 3
 """Part of every version's hash: one more when the stubs' text or place changes."""
+
+_OLD_S = 86_400
+"""After that long, archives of a version that is not in force are removed."""
 
 _KEEPER = "airavata_reconciler"
 """The service DAG that every version brings along (``dag_factories.keeper``); no pattern may be called that."""
@@ -114,7 +121,10 @@ class PatternBundle(BaseDagBundle):
     @property
     def path(self) -> Path:
         """Directory of this bundle's version; before :meth:`initialize` a name that may not exist yet."""
-        return self.versions_dir / (self.version or self._current or "none")
+        return self.versions_dir / self.version if self.version else self._packed(self._current or "none")
+
+    def _packed(self, version: str) -> Path:
+        return self.base_dir / "packed" / version
 
     def get_current_version(self) -> BundleVersion | None:
         """The version that :attr:`path` holds."""
@@ -129,7 +139,7 @@ class PatternBundle(BaseDagBundle):
         if self.version is None:
             self.refresh()
         elif not self.path.is_dir():
-            _materialise(self._recall(self.version), self.path)
+            _materialise(self._recall(self.version), self.path, packed=False)
         super().initialize()
 
     def refresh(self) -> None:
@@ -143,14 +153,15 @@ class PatternBundle(BaseDagBundle):
             self._good = self._last_good()
         manifest = _manifest(pattern_files(self.folders), self._good)
         version = _version(manifest)
-        target = self.versions_dir / version
+        target = self._packed(version)
         if version == self._current and target.is_dir():
             return
         self._remember(version, manifest)
-        _materialise(manifest, target)
+        _materialise(manifest, target, packed=True)
         if self._current is not None:
-            _mark_changes(self.versions_dir / self._current, target)
+            _mark_changes(self._packed(self._current), target)
         self._current = version
+        _forget_old(target)
 
     def _remember(self, version: str, manifest: Manifest) -> None:
         """Put a version into the archive; without one, only machines with the same folders can run it."""
@@ -265,8 +276,11 @@ def _version(manifest: Manifest) -> str:
     return hashlib.sha256(_canonical(manifest).encode()).hexdigest()[:32]
 
 
-def _materialise(manifest: Manifest, target: Path) -> None:
-    """Write a version's directory, whole or not at all; harmless when it is there already."""
+def _materialise(manifest: Manifest, target: Path, *, packed: bool) -> None:
+    """Write a version's directory, whole or not at all; harmless when it is there already.
+
+    :param packed: with archives
+    """
     if target.is_dir():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -279,7 +293,7 @@ def _materialise(manifest: Manifest, target: Path) -> None:
                 stub = _stub(f"{stem}.yaml", entry["shown_as"], content)
             else:
                 stub = _faulty_stub(entry["shown_as"], entry["fault"])
-            _pack(temporary / f"{stem}.zip", stub)
+            _place(temporary / f"{stem}.zip", stub, packed=packed)
         (temporary / f"{_KEEPER}.py").write_text(_KEEPER_STUB, encoding="utf-8")
         temporary.chmod(0o755)
         temporary.rename(target)
@@ -291,13 +305,26 @@ def _materialise(manifest: Manifest, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _pack(archive: Path, stub: str) -> None:
-    """Put a DAG file into its archive: the same bytes for the same text.
+def _place(archive: Path, stub: str, *, packed: bool) -> None:
+    """Write a DAG file into its archive, the same bytes for the same text; or into a directory of that name.
 
     Airflow imports it by its name, which must be no other module's.
     """
-    with zipfile.ZipFile(archive, "w") as packed:
-        packed.writestr(zipfile.ZipInfo(f"airavata_pattern_{archive.stem}.py"), stub)
+    name = f"airavata_pattern_{archive.stem}.py"
+    if packed:
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr(zipfile.ZipInfo(name), stub)
+    else:
+        archive.mkdir()
+        (archive / name).write_text(stub, encoding="utf-8")
+
+
+def _forget_old(current: Path) -> None:
+    """Archives of versions that no DAG processor looks at any more; Airflow itself sees to those of runs."""
+    for folder in current.parent.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # somebody else did
+            if folder != current and time.time() - folder.stat().st_mtime > _OLD_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stub(yaml_file: str, shown_as: str, content: bytes) -> str:
@@ -313,30 +340,16 @@ dag, second = dags_from_file(Path(__file__).parent.with_name({yaml_file!r}), sho
 '''
 
 
-def run_archive(archive: Path) -> dict[str, Any]:
-    """What the DAG file in a pattern's archive defines.
-
-    :raises PatternError: the pattern is no good
-    """
-    with zipfile.ZipFile(archive) as packed:
-        (name,) = packed.namelist()
-        text = packed.read(name)
-    made: dict[str, Any] = {"__name__": Path(name).stem, "__file__": str(archive / name)}
-    exec(compile(text, made["__file__"], "exec"), made)  # noqa: S102 - written by this module
-    return made
-
-
 def dag_of(folder: Path, dag_id: str) -> Any:
-    """The DAG of that id in a version's directory, as its file makes it; None where none does."""
-    for archive in sorted(folder.glob("*.zip")):
+    """The DAG of that id in the directory of a bundle with a version, as its file makes it; None where none does."""
+    for stub in sorted(folder.glob("*.zip/*.py")):
         try:
-            made = run_archive(archive)
+            made = runpy.run_path(str(stub))
         except PatternError:  # a pattern that was no good then
             continue
         for dag in (made.get("dag"), made.get("second")):
             if dag is not None and dag.dag_id == dag_id:
-                dag.fileloc = made["__file__"]
-                dag.relative_fileloc = str(Path(dag.fileloc).relative_to(folder))
+                dag.fileloc, dag.relative_fileloc = str(stub), str(stub.relative_to(folder))
                 return dag
     return None
 

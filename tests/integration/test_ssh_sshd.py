@@ -190,11 +190,11 @@ async def test_300_tasks_open_no_more_connections_than_configured(sshd: Sshd, po
     assert len(seen) <= 3
 
 
-async def test_killed_sshd_in_the_middle(sshd: Sshd, pool: SSHPool) -> None:
+async def test_killed_sshd_in_the_middle(bed: Bed, sshd: Sshd, pool: SSHPool, bed_dir: str) -> None:
     """Whoever ran hears that nobody knows; whoever waited goes on with the next sshd."""
     host = pool.host(sshd.target)
-    tasks = [asyncio.create_task(host.run("sleep 0.3; echo done")) for _ in range(30)]
-    await asyncio.sleep(0.5)
+    tasks = [asyncio.create_task(host.run(f"touch {bed_dir}/up; sleep 1; echo done")) for _ in range(30)]
+    await asyncio.to_thread(bed.run, f"until [ -e {bed_dir}/up ]; do sleep 0.05; done")
     sshd.kill()
     await asyncio.sleep(0.3)
     sshd.start()

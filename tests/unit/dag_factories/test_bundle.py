@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
 import runpy
 import sys
 import types
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from airflow.dag_processing.bundles import base
 
 from airavata_provider.errors import ConfigurationError, PatternError
 from dag_factories import bundle as module
-from dag_factories.bundle import PatternBundle, builtin_patterns, run_archive
+from dag_factories.bundle import PatternBundle, builtin_patterns
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +73,19 @@ def served(bundle: PatternBundle) -> set[str]:
     names = {path.name for pattern in ("*.zip", "*.py") for path in bundle.path.glob(pattern)}
     assert KEEPER in names
     return names - {KEEPER}
+
+
+def run_archive(archive: Path) -> dict[str, Any]:
+    """What a DAG file defines, in its archive or in the directory in its place."""
+    name = f"airavata_pattern_{archive.stem}"
+    files = [path.name for path in archive.iterdir()] if archive.is_dir() else zipfile.ZipFile(archive).namelist()
+    assert files == [f"{name}.py"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(archive))
+        patch.delitem(sys.modules, name, raising=False)
+        made = vars(importlib.import_module(name))
+        del sys.modules[name]
+    return made
 
 
 def test_each_pattern_becomes_a_stub_that_calls_the_factory(
@@ -151,9 +166,10 @@ def test_another_machine_makes_a_version_from_the_archive(
     there = make(tmp_path, folder, version=version)
     there.initialize()
     assert there.path != here.path
-    assert {p.name: p.read_bytes() for p in there.path.iterdir()} == {
-        p.name: p.read_bytes() for p in here.path.iterdir()
-    }
+    assert {path.name for path in there.path.iterdir()} == {path.name for path in here.path.iterdir()}
+    for same in ("one.yaml", KEEPER):
+        assert (there.path / same).read_bytes() == (here.path / same).read_bytes()
+    assert run_archive(there.path / "one.zip")["dag"] == "name: one\n"
 
 
 def test_another_machine_makes_a_version_from_the_same_folders(
@@ -283,6 +299,31 @@ def test_a_missing_folder_is_empty_and_a_deleted_pattern_goes(
     assert served(bundle) == set()
 
 
+def test_who_has_a_version_finds_the_same_paths_without_archives(tmp_path: Path, folder: Path) -> None:
+    (folder / "one.yaml").write_text("name: one\n")
+    bundle = make(tmp_path, folder)
+    bundle.initialize()
+    current = bundle.get_current_version()
+    assert current is not None
+    pinned = make(tmp_path, folder, version=current.version)
+    pinned.initialize()
+    assert pinned.path != bundle.path
+    assert zipfile.is_zipfile(bundle.path / "one.zip")
+    assert (pinned.path / "one.zip").is_dir()
+    assert run_archive(pinned.path / "one.zip")["dag"] == run_archive(bundle.path / "one.zip")["dag"] == "name: one\n"
+
+
+def test_archives_of_old_versions_go(tmp_path: Path, folder: Path) -> None:
+    bundle, paths = make(tmp_path, folder), []
+    for number in range(3):
+        (folder / "one.yaml").write_text(f"name: one\ndescription: {number}\n")
+        bundle.refresh()
+        paths.append(bundle.path)
+        if number == 1:
+            os.utime(paths[0], (0, 0))
+    assert [path.is_dir() for path in paths] == [False, True, True]
+
+
 def test_a_removed_directory_is_made_again(tmp_path: Path, folder: Path) -> None:
     (folder / "one.yaml").write_text("name: one\n")
     bundle = make(tmp_path, folder)
@@ -329,8 +370,7 @@ def test_many_processes_at_once(tmp_path: Path, folder: Path, storage: Path) -> 
     for process in processes:
         process.join(30)
     assert [process.exitcode for process in processes] == [0] * 6
-    versions = make(tmp_path, folder).versions_dir
-    assert len(list(versions.iterdir())) == 1
+    assert len(list((make(tmp_path, folder).base_dir / "packed").iterdir())) == 1
     assert module._FORMAT == 3
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.dag_processing.bundles import base
@@ -60,17 +61,17 @@ def test_a_version_of_the_bundle_gives_both_dags_back(tmp_path: Path, monkeypatc
     folder.mkdir()
     (folder / "broken.yaml").write_text("tasks: []\n")
     (folder / "waits.yaml").write_text((builtin_patterns() / "hpc_batch_waiting.yaml").read_text())
-    bundle = PatternBundle(
-        name="airavata", folders=[str(folder)], builtin=False, archive=str(tmp_path / "archive"), version=None
-    )
+    kwargs: dict[str, Any] = {"folders": [str(folder)], "builtin": False, "archive": str(tmp_path / "archive")}
+    tracking = PatternBundle(name="airavata", **kwargs)
+    tracking.initialize()
+    current = tracking.get_current_version()
+    assert current is not None
+    bundle = PatternBundle(name="airavata", version=current.version, **kwargs)
     bundle.initialize()
     for dag_id, number in (("hpc_batch_waiting", 1), ("hpc_batch_waiting__after", 1)):
         dag = dag_of(bundle.path, dag_id)
-        assert (dag.dag_id, len(dag.tasks), dag.relative_fileloc) == (
-            dag_id,
-            number,
-            "waits.zip/airavata_pattern_waits.py",
-        )
+        assert (dag.dag_id, len(dag.tasks)) == (dag_id, number)
+        assert dag.relative_fileloc == "waits.zip/airavata_pattern_waits.py"
     assert dag_of(bundle.path, "hpc_batch") is None
 
 
