@@ -36,7 +36,6 @@ TUNED: Mapping[str, str] = {
     "AIRFLOW__TRIGGERER__MAX_TRIGGER_TO_SELECT_PER_LOOP": "500",
     "AIRFLOW__TRIGGERER__CAPACITY": "10000",
     "AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG": "10000",
-    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
 }
 """Settings for many short runs at once: what a deployment that serves thousands of experiments would set."""
 

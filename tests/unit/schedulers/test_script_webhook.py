@@ -74,12 +74,16 @@ def tools(folder: Path, keep: str) -> dict[str, str]:
     return {"PATH": str(bin_)}
 
 
+START_TOLD = f"while [ -e .airavata/{NAME}/telling ]; do sleep 0.02; done"
+"""A payload that goes on until its start was told: that of a job that is over is no news."""
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_start_and_end_are_told_with_every_tool(tmp_path: Path, receiver: Receiver, tool: str) -> None:
     work = tmp_path / "work"
     work.mkdir()
     webhook = Webhook(receiver.url, TOKEN)
-    run = start(work, "sh", "-c", "exit 3", webhook=webhook, env=tools(tmp_path, tool))
+    run = start(work, "sh", "-c", f"{START_TOLD}; exit 3", webhook=webhook, env=tools(tmp_path, tool))
     assert run.end() == 3
     assert [token for token, _ in receiver.calls] == [f"Bearer {TOKEN}"] * 2
     bodies = {body["event"]: body for _, body in receiver.calls}
@@ -95,7 +99,8 @@ def test_start_and_end_are_told_with_every_tool(tmp_path: Path, receiver: Receiv
 
 def test_a_restarted_job_has_other_event_ids(tmp_path: Path, receiver: Receiver) -> None:
     for restart in (0, 1):
-        assert start(tmp_path, "true", webhook=Webhook(receiver.url, TOKEN), restart=restart).end() == 0
+        run = start(tmp_path, "sh", "-c", START_TOLD, webhook=Webhook(receiver.url, TOKEN), restart=restart)
+        assert run.end() == 0
     ids = [body["id"] for _, body in receiver.calls]
     assert sorted(ids) == ["end-42-0", "end-42-1", "start-42-0", "start-42-1"]
 
@@ -114,8 +119,7 @@ def test_the_end_is_told_also_when_the_script_was_told_to_stop(tmp_path: Path, r
 )
 def test_which_answers_are_tried_again(tmp_path: Path, receiver: Receiver, answers: list[int], calls: int) -> None:
     receiver.answers = [204, *answers]
-    payload = f"while [ -e .airavata/{NAME}/telling ]; do sleep 0.02; done"
-    assert start(tmp_path, "sh", "-c", payload, webhook=Webhook(receiver.url, TOKEN)).end() == 0
+    assert start(tmp_path, "sh", "-c", START_TOLD, webhook=Webhook(receiver.url, TOKEN)).end() == 0
     assert len([1 for _, body in receiver.calls if body["event"] == "end"]) == calls
 
 
