@@ -222,7 +222,7 @@ def _notice(after_s: int) -> Iterable[str]:
 def _in_background(steps: Iterable[str]) -> str:
     body = "\n  ".join(steps)
     return (
-        f"(\n  trap 'kill $!; exit 0' TERM; trap '' USR1 ALRM\n  {body}\n) </dev/null >/dev/null 2>&1 &\n"
+        f"(\n  trap 'kill -s KILL $!; exit 0' TERM; trap '' USR1 ALRM\n  {body}\n) </dev/null >/dev/null 2>&1 &\n"
         "airavata_watchdog=$!"
     )
 
@@ -339,6 +339,8 @@ airavata_end() { # STATUS: runs once, as the trap of the script's exit
   airavata_code=${airavata_code:-$1} airavata_reason=$airavata_told
   [ -z "$airavata_watchdog" ] || kill -s TERM "$airavata_watchdog" 2>/dev/null
   airavata_keep "$airavata_code" "$airavata_reason"
+  # A shell that was just forked loses what it is told.
+  [ -z "$airavata_watchdog" ] || kill -s TERM "$airavata_watchdog" 2>/dev/null
   # Not every scheduler reaches a process that left for a session of its own (SLURM's proctrack/linuxproc).
   # Whoever is starting a program carries no mark for that moment, so nobody has to be found twice in a row.
   airavata_at= airavata_n=0 airavata_gone=0

@@ -190,11 +190,16 @@ async def test_300_tasks_open_no_more_connections_than_configured(sshd: Sshd, po
     assert len(seen) <= 3
 
 
-async def test_killed_sshd_in_the_middle(bed: Bed, sshd: Sshd, pool: SSHPool, bed_dir: str) -> None:
+def until_it_is_there(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.02)
+
+
+async def test_killed_sshd_in_the_middle(sshd: Sshd, pool: SSHPool, bed_dir: str) -> None:
     """Whoever ran hears that nobody knows; whoever waited goes on with the next sshd."""
     host = pool.host(sshd.target)
-    tasks = [asyncio.create_task(host.run(f"touch {bed_dir}/up; sleep 1; echo done")) for _ in range(30)]
-    await asyncio.to_thread(bed.run, f"until [ -e {bed_dir}/up ]; do sleep 0.05; done")
+    tasks = [asyncio.create_task(host.run(f"touch {bed_dir}/up; sleep 2; echo done")) for _ in range(30)]
+    await asyncio.wait_for(asyncio.to_thread(until_it_is_there, Path(bed_dir, "up")), 60)
     sshd.kill()
     await asyncio.sleep(0.3)
     sshd.start()
