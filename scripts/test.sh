@@ -25,8 +25,16 @@ if [[ $# -gt 0 ]]; then
 fi
 # Most tests that take long wait most of their time, so three streams of them run beside each other. None disturbs a
 # server that another one uses. The first is shown as it goes, the others when they are over.
-integration() { python -m pytest -q -n 3 --durations=10 -m integration; }
-end_to_end() { python -m pytest -q --durations=10 -m e2e --ignore tests/e2e/test_kills.py; }
+# Those through Airflow take longest; the two that start one of their own go with the others.
+end_to_end() {
+  python -m pytest -q --durations=10 -m e2e --ignore tests/e2e/test_kills.py --ignore tests/e2e/test_airflow_smoke.py
+}
+integration() {
+  local ended=0
+  python -m pytest -q -n 3 --durations=10 -m integration || ended=1
+  python -m pytest -q tests/e2e/test_airflow_smoke.py || ended=1
+  return $ended
+}
 kills_and_jobs() {
   local ended=0
   python -m pytest -q tests/e2e/test_kills.py || ended=1
