@@ -103,8 +103,8 @@ _COMMANDS = (
         _arg(("--no-wait",), action="store_true", help="do not wait for the schedulers to agree"),
         _arg(("--timeout",), type=float, default=600.0, help="seconds to wait at most; default: 600"),
         description=(
-            "Marks the experiment's run as failed and puts the end of its jobs on record, which is repeated on the "
-            "cluster until the scheduler agrees. Waits for that."
+            "Puts the end of the experiment's jobs on record, which is repeated on the cluster until the scheduler "
+            "agrees, and marks its run as failed. Waits for that."
         ),
     ),
     _command(

@@ -26,8 +26,10 @@ from airavata_provider import runs
 from airavata_provider.deployment import get_deployment
 from airavata_provider.errors import AiravataError, DeadlineExceeded
 from airavata_provider.jobs.history import Explained, explain, last_words, summary
+from airavata_provider.models.advice import told_of, words_on
 from airavata_provider.models.experiment import Experiment, read_experiment
-from airavata_provider.models.job import SKIPPED, Job, JobState
+from airavata_provider.models.job import SKIPPED, Job, JobState, SubmissionState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.models.rules import LEFT, MADE_BY, made_by
 from airavata_provider.models.split import HandoverState
 from airavata_provider.models.values import clock
@@ -112,6 +114,8 @@ def status(args: Namespace) -> int:
         say(f"  {line}")
     for job in report["jobs"]:
         say(f"  job {job['name']} on {job['resource']}: {job['state'] or job['submission']}{_about(job)}")
+        if job["advice"]:
+            say(f"    advice: {job['advice']}")
         for event in job["events"]:
             say(f"    {_clock(event['at'])} {event['source']}: {event['state']} ({event['effect']})")
     _say_end(report)
@@ -133,7 +137,8 @@ def history(args: Namespace) -> int:
 
     job, lines = with_store(read)
     if args.output == "json":
-        say_json({"job": asdict(job), "events": [asdict(line) for line in lines], "summary": summary(job, lines)})
+        events = [asdict(line) for line in lines]
+        say_json({"job": asdict(job) | told_of(job), "events": events, "summary": summary(job, lines)})
         return 0
     say(f"{job.name}: {job.native_id or 'without an id'} on {job.resource}, in {job.directory}")
     if (made := made_by(job)) is not None:
@@ -141,6 +146,8 @@ def history(args: Namespace) -> int:
     for line in lines:
         say(f"  {told(line)}")
     say(summary(job, lines) + (f": {job.reason}" if job.reason and job.ended_at is not None else ""))
+    if (outcome := outcome_line(job)) is not None:
+        say(outcome)
     if job.state is JobState.UNKNOWN:
         say(f"Last words: {last_words(line.event for line in lines)}")
     return 0
@@ -211,11 +218,27 @@ def told(line: Explained) -> str:
     event = line.event
     happened = event.at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     later = (line.received_at - event.at).total_seconds()
-    with_ = [f"exit code {event.exit_code}"] if event.exit_code is not None else []
+    with_ = [event.outcome.value] if event.outcome is not None and says_more(event.outcome, event.state) else []
+    with_ += [f"exit code {event.exit_code}"] if event.exit_code is not None else []
     with_ += [f"signal {event.signal}"] if event.signal is not None else []
     with_ += [event.reason] if event.reason else []
-    about = f" ({', '.join(with_)})" if with_ else ""
+    about = f" ({', '.join(dict.fromkeys(with_))})" if with_ else ""
     return f"{happened} +{later:.1f} s {event.source}: {event.state}{about}; {line.effect}: {line.why}"
+
+
+def outcome_line(job: Job) -> str | None:
+    """How a job ended without success, or why it does not go on, and what to do; None: nothing to tell. Pure."""
+    told = told_of(job)
+    if told["outcome"] in {None, Outcome.COMPLETED}:
+        return None
+    words = words_on(job) if job.ended_at is None else ""
+    advice = f": {told['advice']}" if told["advice"] else ""
+    return f"Outcome {told['outcome']}{f' ({words})' if words else ''}{advice}"
+
+
+def says_more(outcome: str, state: str) -> bool:
+    """Whether an outcome says more than the state that it stands beside."""
+    return outcome != state and (outcome, state) != (Outcome.COMPLETED, JobState.COMPLETE)
 
 
 def _wanted(args: Namespace, **instead: str | None) -> ResolvedExperiment:
@@ -301,15 +324,17 @@ def _about(job: Mapping[str, Any]) -> str:
         parts.append(f"attempt {job['attempt']}: {_made(made)}")
     if job["waiter"] and not (job["admitted_at"] or job["native_id"] or job["ended_at"]):
         parts.append("waits until it may go; see airflow airavata queues")
+    if job["outcome"] and says_more(job["outcome"], job["state"] or job["submission"]):
+        parts.append(job["outcome"])
     if job["exit_code"] is not None:
         parts.append(f"exit code {job['exit_code']}")
     if job["signal"] is not None:
         parts.append(f"signal {job['signal']}")
-    if job["reason"] and job["state"] not in {JobState.COMPLETE, None}:
+    if job["reason"] and (job["state"] or job["submission"]) not in {JobState.COMPLETE, SubmissionState.INTENDED}:
         parts.append(job["reason"])
     if job["cancel_requested_at"] and not job["canceled_at"]:
         parts.append("its end was asked for")
-    return f" ({', '.join(parts)})" if parts else ""
+    return f" ({', '.join(dict.fromkeys(parts))})" if parts else ""
 
 
 def _made(by: Mapping[str, Any]) -> str:

@@ -10,12 +10,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airavata_provider.errors import AiravataError
 
 if TYPE_CHECKING:
     from airflow.models.connection import Connection as StoredConnection
     from airflow.sdk import Connection
+
+    from airavata_provider.ssh.target import Target
 
 
 class SSHConnectionHook(BaseHook):
@@ -39,19 +42,20 @@ class SSHConnectionHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Log in and run ``true``; what Airflow's button shows."""
+        from airavata_provider.ssh.target import target_from_connection
+
         try:
-            asyncio.run(self._try())
-        except AiravataError as error:
+            asyncio.run(_try(target_from_connection(self.get_conn(), find=self.get_connection)))
+        except (AiravataError, AirflowNotFoundException) as error:
             return False, str(error)
         return True, "Logged in, and a command ran."
 
-    async def _try(self) -> None:
-        from airavata_provider.ssh.pool import SSHPool
-        from airavata_provider.ssh.target import target_from_connection
 
-        target = target_from_connection(self.get_conn())
-        pool = SSHPool()
-        try:
-            await pool.host(target).check("true")
-        finally:
-            await pool.close()
+async def _try(target: Target) -> None:
+    from airavata_provider.ssh.pool import SSHPool
+
+    pool = SSHPool()
+    try:
+        await pool.host(target).check("true")
+    finally:
+        await pool.close()

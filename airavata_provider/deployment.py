@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airavata_provider.errors import ExperimentRefused, Fault, PatternError
+from airavata_provider.errors import ExperimentRefused, Fault
 from airavata_provider.models.catalog import Catalog
 from airavata_provider.models.catalog_folders import LOOK_AGAIN_S, CatalogFolders
 from airavata_provider.models.experiment import Experiment, ResolvedExperiment
-from airavata_provider.models.pattern import Pattern, answers_ends, load_pattern
+from airavata_provider.models.pattern import Pattern, load_pattern
 from airavata_provider.models.pattern_folders import builtin_patterns, pattern_files
 from airavata_provider.settings import get_settings
 from airavata_provider.tasks.job_request import fit, option_faults
@@ -105,7 +105,6 @@ class Deployment:
             beside = option_faults(experiment, self.catalog)
             told = dict.fromkeys([*faults, *error.faults, *beside])
             raise ExperimentRefused(error.title, list(told)) from error
-        faults.extend(rule_faults(found.places[0], self._patterns_folders))
         if faults:
             raise ExperimentRefused(f"experiment {experiment.id or 'without an id'} cannot run", faults)
         return found.places[0]
@@ -120,24 +119,6 @@ def named_pattern(name: str, folders: Sequence[Path]) -> Pattern | None:
         if file.name == name:
             return load_pattern(file.path, parameter_models(), shown_as=file.shown_as)
     return None
-
-
-def rule_faults(resolved: ResolvedExperiment, folders: Sequence[Path]) -> list[Fault]:
-    """Why an experiment over many inputs does not fit its pattern: no rule makes another attempt at an array."""
-    if not resolved.elements:
-        return []
-    models = parameter_models()
-    try:
-        pattern = named_pattern(resolved.pattern, folders)
-    except PatternError:  # which is told where it becomes a DAG
-        return []
-    answering = (
-        [task.id for task in pattern.tasks if answers_ends(models[task.type], task.parameters)] if pattern else []
-    )
-    why = (
-        "has rules for how a job ends, which do not hold for experiments over many inputs; use one without on_outcome"
-    )
-    return [Fault("pattern", f"{resolved.pattern}'s task {task} {why}") for task in answering]
 
 
 def _field(fault: Fault) -> str:

@@ -5,8 +5,12 @@
     AiravataError
      ├─ ConfigurationError          the deployment is set up wrongly
      │   ├─ CatalogError            a catalog file: unreadable, or entries that do not fit together
-     │   └─ PatternError            an execution pattern that cannot become a DAG
-     ├─ ExperimentRefused           a request that cannot be run; every fault at once
+     │   ├─ PatternError            an execution pattern that cannot become a DAG
+     │   ├─ SettingsError           `[airavata]` in Airflow's configuration (`settings`)
+     │   └─ TemplateError           a template in a pattern (`models.template`)
+     ├─ FaultyInput                 every fault at once, each with its place: of the two above, and
+     │   └─ ExperimentRefused       a request that cannot be run
+     ├─ ExperimentExists            one of that id is there already (`runs`)
      ├─ SSHError
      │   ├─ ConnectFailed *         no connection: refused, timed out, dropped
      │   ├─ CircuitOpen *           the host failed often of late; not tried again yet
@@ -27,6 +31,7 @@
      ├─ MailError *                 a mail server did not answer, or not as it should
      │   └─ MailLoginRefused *      it does not accept our credentials
      ├─ ContainerFailed             a parser's container ended with a status that is not 0
+     ├─ EngineUnreachable *         the Docker Engine went away, or did not do what it should
      └─ DeadlineExceeded            a task took longer than its pattern allows
 
 ``*`` marks those that are transient: the same step, tried later, may go well. Foreign errors become one of
@@ -227,6 +232,12 @@ class MailLoginRefused(MailError):
 
 class ContainerFailed(AiravataError):
     """A parser's container ended with a status that is not 0."""
+
+
+class EngineUnreachable(AiravataError):
+    """The Docker Engine went away, or did not do what it should."""
+
+    transient = True
 
 
 class DeadlineExceeded(AiravataError):

@@ -69,12 +69,15 @@ def _connection_type() -> dict[str, Any]:
             "private_key": _field("Private key", "The key itself, PEM or OpenSSH form.", form="multiline"),
             "private_key_passphrase": _field("Key's passphrase", "Where the key has one.", form="password"),
             "key_file": _field("Key file", "Path of a private key on the machines that Airflow runs on."),
-            "certificate": _field(
-                "Certificate", "OpenSSH certificate that belongs to the key: its text or its path."
+            "certificate": _field("Certificate", "Text of an OpenSSH certificate that belongs to the key."),
+            "certificate_file": _field(
+                "Certificate file", "Path of one, instead, on the machines that Airflow runs on."
             ),
             "agent": _field("Use the SSH agent", "Offer the keys of the agent at SSH_AUTH_SOCK.", kind="boolean"),
+            "look_for_keys": _field("Look for keys", "Offer the keys in ~/.ssh, too.", kind="boolean"),
             "jump_host": _field(
-                "Jump host", "Connection id of the host to go through; that connection may name another."
+                "Jump host",
+                "The host to go through: user@host, or a connection's id; that connection may name another.",
             ),
             "host_key": _field("Host key", "The host's public key: type and base64, as in known_hosts."),
             "known_hosts": _field(
@@ -84,6 +87,14 @@ def _connection_type() -> dict[str, Any]:
                 "Do not check the host's key",
                 "Lets anybody between here and the host pose as it. For tests only.",
                 kind="boolean",
+            ),
+            "conn_timeout": _field(
+                "Time to connect",
+                "Seconds for one attempt. Without it: the resource's connect_timeout.",
+                kind="number",
+            ),
+            "keepalive_interval": _field(
+                "Signs of life", "Seconds between them on a quiet connection. Default: 30.", kind="number"
             ),
         },
     }

@@ -8,13 +8,16 @@ Airflow cannot know of an experiment (jobs, their news, each step's record) come
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from airavata_provider.errors import AiravataError, ExperimentRefused, Fault
+from airavata_provider.models.advice import told_of
 from airavata_provider.models.identity import birth
 from airavata_provider.models.job import Job, SubmissionState, TaskRecord
 from airavata_provider.models.split import Handover, HandoverState, first_dag, second_dag
@@ -33,6 +36,8 @@ CANCEL_NOTE = "Cancelled by "
 
 FINISHED = frozenset({"success", "failed"})
 """Airflow's states of a run that is over."""
+
+_ASKER: ContextVar[str] = ContextVar("airavata_asker", default="marked failed in Airflow")
 
 
 class ExperimentExists(AiravataError):
@@ -227,12 +232,30 @@ def _begin(task: AirflowTask) -> tuple[bool, float, str, int]:
     return (task.started_at is None, began, task.id, task.map_index)
 
 
+@contextmanager
+def asked_by(words: str) -> Iterator[None]:
+    """What is marked as failed in this context meanwhile was asked for by that one, in the words of the record.
+
+    Airflow tells its listeners what was marked, and not by whom.
+    """
+    token = _ASKER.set(words)
+    try:
+        yield
+    finally:
+        _ASKER.reset(token)
+
+
+def asker() -> str:
+    """Who asks for the end of what is being marked as failed, as far as anybody knows."""
+    return _ASKER.get()
+
+
 def fail_run(dag_id: str, experiment_id: str, *, by: str, between: bool = False) -> bool:
     """Mark a run as failed the way Airflow's API does: its tasks stop, its triggers hear of it.
 
     Of an experiment in two runs, whichever is not over.
 
-    :param by: goes into the run's note
+    :param by: goes into the run's note, and is who asks for the end of its jobs
     :param between: where both are, the first is marked although it succeeded: no second is made then, or begins anew
     :returns: False when there is no such run or it was over already
     """
@@ -241,7 +264,7 @@ def fail_run(dag_id: str, experiment_id: str, *, by: str, between: bool = False)
     from airflow.models.dagbag import DBDagBag
     from airflow.utils.session import create_session
 
-    with create_session() as session:
+    with asked_by(by), create_session() as session:
         found = _rows(dag_id, experiment_id, session, lock=True)
         open_ = [row for row in found if str(row.state) not in FINISHED]
         if not open_ and between:
@@ -288,16 +311,25 @@ def experiment_state(
 
 
 async def cancel_experiment(run: Run, store: JobStore, *, by: str) -> list[Job]:
-    """End an experiment: its run fails, and every job's end is on record, for the reconciler to repeat.
+    """End an experiment: every job's end is on record, for the reconciler to repeat, and its run fails.
 
-    The run first: a job that its last step makes meanwhile is found afterwards.
+    The record first: who dies in between leaves no job that nobody ends. And once more when the run has failed, for
+    a job that its last step made meanwhile.
 
-    :returns: the jobs that the cluster still has to give up
+    :returns: the jobs that the cluster still had to give up
     """
+    asked: dict[str, Job] = {}
+
+    async def put_on_record() -> None:
+        for job in await store.jobs_of(run.dag_id, run.id, run.born):
+            if job.ours and not job_over(job) and job.name not in asked:
+                asked[job.name] = await store.request_cancel(job.name, by)
+
     handover = await store.handovers.of(run.dag_id, run.id, run.born)
+    await put_on_record()
     await asyncio.to_thread(fail_run, run.dag_id, run.id, by=by, between=between_runs(run, handover))
-    jobs = [job for job in await store.jobs_of(run.dag_id, run.id, run.born) if job.ours and not job_over(job)]
-    return [await store.request_cancel(job.name, by) for job in jobs]
+    await put_on_record()
+    return list(asked.values())
 
 
 def job_over(job: Job) -> bool:
@@ -361,7 +393,7 @@ def _record(record: TaskRecord) -> dict[str, Any]:
 
 def _job(job: Job) -> dict[str, Any]:
     hidden = {"dag_id", "experiment_id", "version"}
-    return {name: value for name, value in asdict(job).items() if name not in hidden}
+    return {name: value for name, value in asdict(job).items() if name not in hidden} | told_of(job)
 
 
 def _event(stored: StoredEvent) -> dict[str, Any]:

@@ -116,8 +116,9 @@ class Settings:
     )
     poll_interval_min: float = _option(
         10.0,
-        "The same while news is expected of a job: in its first minute, and near its expected end. Two status calls "
-        "to one cluster are no closer than that. Never more than ``poll_interval``.",
+        "The same while news is expected of a job: in its first minute, near its expected end, and when its script "
+        "says that it was stopped from outside. Two status calls to one cluster are no closer than that, but for the "
+        "first looks after a cancel. Never more than ``poll_interval``.",
         least=1,
     )
     poll_interval_max: float = _option(
@@ -160,6 +161,12 @@ class Settings:
         "What decides where an experiment runs that may run in several places: ``soonest`` (by how things are "
         "there), ``preferred`` (by the order of the application's deployments), or one that a package adds (entry "
         "points ``airavata.placement_policies``).",
+    )
+    queue_load_interval: float = _option(
+        60.0,
+        "Seconds between two questions of one process to a cluster how full its queues are, which it is asked when "
+        "an experiment may run in several places. 0: no cluster is asked.",
+        least=0,
     )
 
     def __post_init__(self) -> None:

@@ -340,12 +340,17 @@ class LocalHost(Host):
 
     def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
         self.commands: list[str] = []
+        self.copies = asyncio.Semaphore(1)
         self._home = home
         self._environment = dict(environment or {})
 
     @property
     def name(self) -> str:
         return "local"
+
+    @property
+    def account(self) -> str:
+        return self.name
 
     async def run_bytes(
         self,
@@ -381,11 +386,16 @@ class ScriptedHost(Host):
 
     def __init__(self, answer: Callable[[str, bytes], RawResult]) -> None:
         self.commands: list[str] = []
+        self.copies = asyncio.Semaphore(1)
         self._answer = answer
 
     @property
     def name(self) -> str:
         return "scripted"
+
+    @property
+    def account(self) -> str:
+        return self.name
 
     async def run_bytes(
         self,

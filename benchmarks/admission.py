@@ -1,104 +1,128 @@
 """A burst for a small queue: many requests at once, of which the scheduler takes a few at a time.
 
-Store, rounds of admission and waiting are the provider's own, on PostgreSQL, as two triggerers have them that share
-the requests. The scheduler is a pretended one within this process: it counts what is there, refuses what is one too
-many, and tells the end of each job after its time. So nothing but admission is measured.
+Store, rounds of admission and waiting are the provider's own, on PostgreSQL, in two processes that share the
+requests, as triggerers do. The scheduler is a pretended one: it counts what is there, refuses what is one too many,
+and tells the end of each job after its time. So nothing but admission is measured.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import multiprocessing
 import random
 import time
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
-import psycopg
 
 from airavata_provider.errors import AiravataError, SubmissionRefused
 from airavata_provider.jobs.admitter import Admitter
 from airavata_provider.jobs.limits import Limits
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
+from benchmarks.setup import fresh_database
 from tests.bed import Bed
 
 LOG = logging.getLogger(__name__)
+LOG.addHandler(logging.NullHandler())
+LOG.propagate = False  # the words of two thousand waiters
+TRIGGERERS = 2
 LEAST = 0.9
 """The part of the queue that should be in use as long as there is work for all of it."""
 FLAT = 1.2
 """How much more memory may be in use at the most than when all requests wait."""
 
 
-@dataclass
 class Queue:
-    """The pretended scheduler's queue.
+    """The pretended scheduler's queue, as one triggerer sees it. Made before the triggerers, which share it.
 
     :param most: jobs that it takes at a time
-    :param left: requests that it has not had yet
     """
 
-    most: int
-    left: int
-    there: int = 0
-    peak: int = 0
-    low: int | None = None
-    refused: int = 0
-    used: list[tuple[float, int]] = field(default_factory=list)
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._there = multiprocessing.get_context("spawn").Value("i", 0)
+        self.moves: list[tuple[float, int]] = []
+        """When a job came (1) or ended (-1) here; ``time.monotonic`` is one clock for all processes."""
+        self.refused = 0
 
     def take(self) -> None:
         """:raises SubmissionRefused: one too many"""
-        if self.there >= self.most:
-            self.refused += 1
-            raise SubmissionRefused("the queue is full")
-        self.there += 1
-        self.left -= 1
-        self.peak = max(self.peak, self.there)
-        self._note()
+        with self._there.get_lock():
+            if self._there.value >= self.most:
+                self.refused += 1
+                raise SubmissionRefused("the queue is full")
+            self._there.value += 1
+            self.moves.append((time.monotonic(), 1))
 
     def leave(self) -> None:
         """A job has ended."""
-        self.there -= 1
-        filled = self.peak == self.most
-        if filled and self.there + self.left >= self.most:
-            self.low = self.there if self.low is None else min(self.low, self.there)
-        self._note()
-
-    def _note(self) -> None:
-        self.used.append((time.monotonic(), self.there if self.there + self.left >= self.most else self.most))
+        with self._there.get_lock():
+            self._there.value -= 1
+            self.moves.append((time.monotonic(), -1))
 
 
-def mean_use(used: list[tuple[float, int]]) -> float:
-    """How many were there on the average of the time, from when it was full first."""
-    full = max(there for _, there in used)
-    start = next(n for n, (_, there) in enumerate(used) if there == full)
-    spans = [(after - at, there) for (at, there), (after, _) in zip(used[start:], used[start + 1 :], strict=False)]
+@dataclass
+class Report:
+    """What one triggerer saw.
+
+    :param began: as ``time.monotonic`` tells it, as is ``ended``
+    :param waiting_mb: its memory when all its requests waited; ``peak_mb``: at the most
+    """
+
+    began: float
+    ended: float
+    moves: list[tuple[float, int]]
+    refused: int
+    failures: list[str]
+    cpu_s: float
+    waiting_mb: float
+    peak_mb: float
+
+
+def use(moves: Sequence[tuple[float, int]], requests: int, most: int) -> list[tuple[float, int]]:
+    """How many were there from each moment on, from when the queue was full first until there was no work for all of
+    it."""
+    found: list[tuple[float, int]] = []
+    there, left = 0, requests
+    for at, change in sorted(moves):
+        there += change
+        left -= change > 0
+        if there + left < most:
+            found.append((at, most))
+            break
+        if found or there == most:
+            found.append((at, there))
+    return found
+
+
+def mean_use(used: Sequence[tuple[float, int]]) -> float:
+    """How many were there on the average of the time."""
+    spans = [(after - at, there) for (at, there), (after, _) in itertools.pairwise(used)]
     whole = sum(seconds for seconds, _ in spans)
-    return sum(seconds * there for seconds, there in spans) / whole if whole else float(full)
+    return sum(seconds * there for seconds, there in spans) / whole
 
 
-async def _burst(url: str, requests: int, most: int, seconds: float) -> dict[str, Any]:
-    queue = Queue(most, requests)
-    limits = Limits({("cluster", "small"): most})
-    stores = [JobStore(url) for _ in range(2)]
-    await stores[0].create_tables()
-    admitters = [Admitter(store, lambda: limits) for store in stores]
-    for store, admitter in zip(stores, admitters, strict=True):
-        store.closers.append(admitter.close)
+async def _triggerer(url: str, numbers: Sequence[int], queue: Queue, seconds: float) -> Report:
+    limits = Limits({("cluster", "small"): queue.most})
+    store = JobStore(url)
+    admitter = Admitter(store, lambda: limits)
+    store.closers.append(admitter.close)
     failures: list[str] = []
     ends: set[asyncio.Task[None]] = set()
 
-    async def end(store: JobStore, name: str) -> None:
+    async def end(name: str) -> None:
         await asyncio.sleep(seconds * random.uniform(0.5, 1.5))
         queue.leave()
         await store.append(JobEvent(name, EventSource.POLL, "end", JobState.COMPLETE, datetime.now(UTC)))
 
     async def request(number: int) -> None:
-        store, admitter = stores[number % 2], admitters[number % 2]
         job = Job(
             name=f"b{number:05}",
             dag_id="bench",
@@ -121,7 +145,7 @@ async def _burst(url: str, requests: int, most: int, seconds: float) -> dict[str
         except AiravataError as error:
             failures.append(str(error))
             return
-        task = asyncio.create_task(end(store, job.name))
+        task = asyncio.create_task(end(job.name))
         ends.add(task)
         task.add_done_callback(ends.discard)
 
@@ -129,45 +153,78 @@ async def _burst(url: str, requests: int, most: int, seconds: float) -> dict[str
     memory: list[float] = []
     began = time.monotonic()
     cpu = sum(process.cpu_times()[:2])
-    waiting = {asyncio.create_task(request(number)) for number in range(requests)}
+    waiting = {asyncio.create_task(request(number)) for number in numbers}
     all_wait = None
     while waiting or ends:
         await asyncio.wait({*waiting, *ends}, timeout=1.0, return_when=asyncio.ALL_COMPLETED)
         waiting = {task for task in waiting if not task.done()}
         memory.append(process.memory_info().rss / 2**20)
-        if all_wait is None and sum(each.waiting for each in admitters) + queue.peak >= requests:
+        if all_wait is None and admitter.waiting >= len(waiting):
             all_wait = memory[-1]
-    took = time.monotonic() - began
-    for store in stores:
-        await store.close()
+    ended = time.monotonic()
+    await store.close()
+    return Report(
+        began=began,
+        ended=ended,
+        moves=queue.moves,
+        refused=queue.refused,
+        failures=failures,
+        cpu_s=sum(process.cpu_times()[:2]) - cpu,
+        waiting_mb=all_wait if all_wait is not None else memory[0],
+        peak_mb=max(memory),
+    )
+
+
+def _process(url: str, numbers: Sequence[int], queue: Queue, seconds: float, told: Connection) -> None:
+    told.send(asyncio.run(_triggerer(url, numbers, queue, seconds)))
+
+
+async def _make_tables(url: str) -> None:
+    store = JobStore(url)
+    await store.create_tables()
+    await store.close()
+
+
+def _burst(url: str, requests: int, most: int, seconds: float) -> dict[str, Any]:
+    asyncio.run(_make_tables(url))
+    context = multiprocessing.get_context("spawn")
+    queue = Queue(most)
+    hear: list[Connection] = []
+    for number in range(TRIGGERERS):
+        ear, told = context.Pipe(duplex=False)
+        hear.append(ear)
+        numbers = range(number, requests, TRIGGERERS)
+        context.Process(target=_process, args=(url, numbers, queue, seconds, told), daemon=True).start()
+        told.close()  # so that the end of a process that fails is heard
+    reports: list[Report] = [ear.recv() for ear in hear]
+    moves = [move for report in reports for move in report.moves]
+    began = min(report.began for report in reports)
+    used = use(moves, requests, most)
+    low_at, low = min(used, key=lambda each: each[1])
+    failures = [failure for report in reports for failure in report.failures]
     return {
         "requests": requests,
         "most": most,
         "job_seconds": seconds,
         "failed": len(failures),
         "failures": failures[:5],
-        "refused": queue.refused,
-        "peak": queue.peak,
-        "low": queue.low,
-        "mean": mean_use(queue.used),
-        "seconds": took,
+        "refused": sum(report.refused for report in reports),
+        "peak": max(itertools.accumulate(change for _, change in sorted(moves))),
+        "low": low,
+        "low_at_s": low_at - began,
+        "mean": mean_use(used),
+        "seconds": max(report.ended for report in reports) - began,
         "ideal_seconds": requests * seconds / most,
-        "cpu_seconds": sum(process.cpu_times()[:2]) - cpu,
-        "memory_waiting_mb": all_wait if all_wait is not None else memory[0],
-        "memory_peak_mb": max(memory),
+        "cpu_seconds": sum(report.cpu_s for report in reports),
+        "memory_waiting_mb": sum(report.waiting_mb for report in reports),
+        "memory_peak_mb": sum(report.peak_mb for report in reports),
     }
 
 
 def burst(bed: Bed, requests: int, most: int, seconds: float) -> dict[str, Any]:
     """The burst in a fresh database of the bed's PostgreSQL, which is dropped afterwards."""
-    name = f"bench_admission_{uuid.uuid4().hex}"
-    with psycopg.connect(bed.postgres_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    try:
-        return asyncio.run(_burst(f"{bed.postgres_url.rpartition('/')[0]}/{name}", requests, most, seconds))
-    finally:
-        with psycopg.connect(bed.postgres_url, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh_database(bed, "admission") as url:
+        return _burst(url, requests, most, seconds)
 
 
 def faults(figures: Mapping[str, Any]) -> list[str]:
@@ -177,7 +234,7 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
         found.append(f"{figures['failed']} requests failed, {figures['refused']} were one too many")
     if figures["peak"] > figures["most"]:
         found.append(f"{figures['peak']} were there, more than {figures['most']}")
-    if figures["low"] is not None and figures["low"] < LEAST * figures["most"]:
+    if figures["low"] < LEAST * figures["most"]:
         found.append(f"only {figures['low']} of {figures['most']} were there while there was work")
     if figures["memory_peak_mb"] > FLAT * figures["memory_waiting_mb"]:
         found.append(f"memory grew from {figures['memory_waiting_mb']:.0f} to {figures['memory_peak_mb']:.0f} MiB")

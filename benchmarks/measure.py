@@ -38,14 +38,15 @@ def difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[
 
 def connections_on(port: int) -> int:
     """Connections that a local server has open on that port at this moment."""
-    count = 0
+    # By their other ends: the kernel may list one twice, when others come and go meanwhile.
+    found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
             for line in Path(table).read_text().splitlines()[1:]:
                 words = line.split()
                 if words[3] == _ESTABLISHED and int(words[1].rpartition(":")[2], 16) == port:
-                    count += 1
-    return count
+                    found.add(words[2])
+    return len(found)
 
 
 class ConnectionCounter:

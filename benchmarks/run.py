@@ -120,7 +120,7 @@ def parse(arguments: list[str] | None) -> Options:
     parser.add_argument("--modes", nargs="+", choices=modes, default=usual)
     parser.add_argument("--requests", type=int, default=2000, help="requests for the small queue")
     parser.add_argument("--queue", type=int, default=50, help="jobs that the small queue takes")
-    parser.add_argument("--job-seconds", type=float, default=8.0, help="seconds of a job in the small queue")
+    parser.add_argument("--job-seconds", type=float, default=16.0, help="seconds of a job in the small queue")
     parser.add_argument("--submissions", type=int, default=300, help="submissions at once, and bare sbatch commands")
     parser.add_argument("--jobs", type=int, default=2000, help="SLURM jobs that the monitors follow")
     parser.add_argument("--drop", type=float, default=0.1, help="share of their scripts' calls that is lost")

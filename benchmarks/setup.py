@@ -46,6 +46,7 @@ def catalog(bed: Bed, files: Path) -> dict[str, Any]:
                 "connection": "bench_ssh",
                 "scheduler": "slurm",
                 "scratch": str(bed.scratch),
+                "max_connections": 2,
                 "queues": {"debug": {"max_walltime": 60, "max_nodes": 1, "max_cpus": 64}},
             }
         },
@@ -97,7 +98,8 @@ def bench_airflow(bed: Bed, work: Path) -> Iterator[tuple[AirflowInstance, str]]
         folder.mkdir(parents=True)
     (files / "input.txt").write_text(INPUT)
     (catalogs / "bench.yaml").write_text(yaml.safe_dump(catalog(bed, files), sort_keys=False))
-    shutil.copy(Path(__file__).with_name("plain_dag.py"), dags)
+    for name in ("plain_dag.py", "empty_dag.py"):
+        shutil.copy(Path(__file__).with_name(name), dags)
     settings = {
         **TUNED,
         "AIRFLOW__CORE__PARALLELISM": PLAIN_PARALLELISM,

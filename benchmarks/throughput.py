@@ -23,9 +23,19 @@ from benchmarks.setup import EXPERIMENT, bench_airflow
 from tests.airflow_instance import AirflowInstance
 from tests.bed import Bed
 
-DAGS = {"plain": "plain", "task": "hpc_batch", "segment": "hpc_batch_fast"}
+DAGS = {
+    "plain": "plain",
+    "task": "hpc_batch",
+    "segment": "hpc_batch_fast",
+    "empty_six": "empty_six",
+    "empty_one": "empty_one",
+}
+PATTERNS = ("task", "segment")
+"""The modes that are ours; the others know no experiment."""
 TARGETS = {"task": 8.0, "segment": 15.0}
 """Times the plain DAG's throughput."""
+CONNECTIONS = 2
+"""On the host at a time, of ours."""
 
 
 class Bench:
@@ -49,7 +59,7 @@ class Bench:
         return self.airflow.cpu_seconds() | servers | {"machine": machine_cpu_seconds()}
 
     def conf(self, mode: str) -> Mapping[str, Any]:
-        return {} if mode == "plain" else {**EXPERIMENT, "pattern": DAGS[mode]}
+        return {} if mode not in PATTERNS else {**EXPERIMENT, "pattern": DAGS[mode]}
 
     def lone(self, mode: str, count: int) -> dict[str, Any]:
         """Runs one after the other, nothing beside them; the median of the seconds from request to end."""
@@ -71,9 +81,10 @@ class Bench:
         run_ids = [f"burst-{mode}-{number}" for number in range(count)]
         self.airflow.api("GET", "/version")  # logs in before the clients share the connection
         # A connection that the runs before opened and closed is not these runs'.
-        self.airflow.wait("the connections of others end", lambda: connections_on(self.bed.ssh_port) <= 2, timeout=60)
+        port = self.bed.ssh_port
+        self.airflow.wait("the connections of others end", lambda: connections_on(port) <= CONNECTIONS, timeout=60)
         before = self.cpu()
-        with ConnectionCounter(self.bed.ssh_port, self.bed.sshd_log) as connections:
+        with ConnectionCounter(port, self.bed.sshd_log) as connections:
             asked = time.time()
             with ThreadPoolExecutor(8) as clients:
                 list(clients.map(lambda i: self.airflow.trigger(DAGS[mode], self.conf(mode), run_id=i), run_ids))
@@ -101,7 +112,7 @@ class Bench:
     def inside_tasks(self, mode: str, run_ids: list[str]) -> dict[str, float]:
         """Seconds that one run spent inside each task (mean): by the provider's own records, or Airflow's."""
         spent: dict[str, list[float]] = {}
-        if mode == "plain":
+        if mode not in PATTERNS:
             for run_id in run_ids[:20]:
                 for ti in self.airflow.task_instances(DAGS[mode], run_id):
                     spent.setdefault(ti["task_id"], []).append(ti["duration"] or 0.0)
@@ -167,7 +178,7 @@ def measure(
             count = plain if mode == "plain" else runs
             say(f"{mode}: burst of {count}")
             burst[mode] = bench.burst(mode, count)
-        ours = [burst[mode] for mode in modes if mode != "plain"]
+        ours = [burst[mode] for mode in modes if mode in PATTERNS]
         return {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "cpus": os.cpu_count(),
@@ -185,7 +196,19 @@ def measure(
 
 def faults(result: Mapping[str, Any]) -> list[str]:
     """What must not be."""
-    return [f"{result['failed']} runs failed"] if result["failed"] else []
+    found = [f"{result['failed']} runs failed"] if result["failed"] else []
+    if (peak := result["ssh"]["connections_peak"]) > CONNECTIONS:
+        found.append(f"{peak} connections at a time, more than {CONNECTIONS}")
+    throughput, latency = result["throughput"], result["latency"]
+    if (plain := throughput.get("plain_per_hour")) is not None:
+        found += [
+            f"{mode}: {throughput[f'{mode}_per_hour'] / plain:.1f} times the plain DAG's throughput, not {target:g}"
+            for mode, target in TARGETS.items()
+            if f"{mode}_per_hour" in throughput and throughput[f"{mode}_per_hour"] < target * plain
+        ]
+        if latency.get("lone_segment_s", 0) > latency["lone_plain_s"]:
+            found.append(f"a lone segment takes {latency['lone_segment_s']:.1f} s, longer than the plain DAG")
+    return found
 
 
 def table(result: Mapping[str, Any]) -> str:

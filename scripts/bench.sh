@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/environment.sh
 export PATH="$PWD/.venv/bin:$PATH"
+export PYTHONDONTWRITEBYTECODE= # or each process compiles all it imports anew
 
 mine=()
 for part in ssh dovecot slurm postgres; do

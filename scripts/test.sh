@@ -5,19 +5,31 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/environment.sh
 export PATH="$PWD/.venv/bin:$PATH"
+export PYTHONDONTWRITEBYTECODE= # or each process compiles all it imports anew
 
 mine=() beside=()
 for part in ssh dovecot slurm gridengine postgres docker; do
   scripts/testbed.sh status "$part" >/dev/null || mine+=("$part")
 done
 finish() {
-  for stream in "${beside[@]}"; do pkill -P "$stream" || true; done
+  local left=60 tests=()
+  for stream in "${beside[@]}"; do
+    mapfile -O "${#tests[@]}" -t tests < <(pgrep -P "$stream" || true)
+    kill "$stream" 2>/dev/null || true # or it would go on with its next
+  done
+  if [[ ${#tests[@]} -gt 0 ]]; then
+    # As Ctrl-C would: they stop what they started.
+    kill -INT "${tests[@]}" 2>/dev/null || true
+    while ((left-- > 0)) && kill -0 "${tests[@]}" 2>/dev/null; do sleep 1; done
+    kill "${tests[@]}" 2>/dev/null || true
+  fi
   if [[ ${KEEP:-0} != 1 && ${#mine[@]} -gt 0 ]]; then scripts/testbed.sh down "${mine[@]}" >/dev/null || true; fi
 }
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 scripts/testbed.sh up
+export TESTBED_IS_UP=1 # a second look could take a busy server for a broken one, and start it anew
 
 if [[ $# -gt 0 ]]; then
   python -m pytest "$@"
@@ -25,20 +37,21 @@ if [[ $# -gt 0 ]]; then
 fi
 # Most tests that take long wait most of their time, so three streams of them run beside each other. None disturbs a
 # server that another one uses. The first is shown as it goes, the others when they are over.
-# Those through Airflow take longest; the two that start one of their own go with the others.
+# Those through Airflow take longest; the three that start one of their own go with the others.
 end_to_end() {
-  python -m pytest -q --durations=10 -m e2e --ignore tests/e2e/test_kills.py --ignore tests/e2e/test_airflow_smoke.py
+  python -m pytest -q --durations=10 tests/e2e --ignore tests/e2e/test_kills.py --ignore tests/e2e/test_airflow_smoke.py \
+    --ignore tests/e2e/test_demo.py
 }
 integration() {
   local ended=0
-  python -m pytest -q -n 3 --durations=10 -m integration || ended=1
-  python -m pytest -q tests/e2e/test_airflow_smoke.py || ended=1
+  python -m pytest -q -n 3 --durations=10 tests/integration || ended=1
+  python -m pytest -q tests/e2e/test_airflow_smoke.py tests/e2e/test_demo.py || ended=1
   return $ended
 }
 kills_and_jobs() {
   local ended=0
   python -m pytest -q tests/e2e/test_kills.py || ended=1
-  python -m pytest -q -n 2 -m 'slow and not integration' || ended=1
+  python -m pytest -q -n 2 --durations=10 -m slow tests/unit tests/contract || ended=1
   return $ended
 }
 

@@ -104,25 +104,32 @@ check_system() {
   fi
 }
 
-# Debian starts a server when its package is installed; a policy that says no keeps the machine as it was.
+# Debian starts a server when its package is installed; a policy that says no keeps the machine as it was. It names the
+# process that made it: one that a kill left behind is removed by the next.
+POLICY=/usr/sbin/policy-rc.d
+forget_policy() {
+  local pid
+  pid=$(sed -n "s/^# $MARK //p" "$POLICY" 2>/dev/null || true)
+  if [[ $pid == "$$" ]] || [[ -n $pid && ! -e /proc/$pid ]]; then rm -f "$POLICY"; fi
+}
 install_packages() {
-  local missing made=0
+  local missing
   missing=$(missing_packages "$@")
+  forget_policy
   if [[ -z $missing ]]; then return; fi
   say "installing: $missing"
-  if [[ ! -e /usr/sbin/policy-rc.d ]]; then
-    made=1
-    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-    chmod 755 /usr/sbin/policy-rc.d
+  if [[ ! -e $POLICY ]]; then
+    trap forget_policy EXIT
+    printf '#!/bin/sh\n# %s %s\nexit 101\n' "$MARK" "$$" >"$POLICY"
+    chmod 755 "$POLICY"
   fi
   # shellcheck disable=SC2086
   if ! { apt-get -o DPkg::Lock::Timeout=600 -qq update &&
          apt-get -o DPkg::Lock::Timeout=600 -qq -y --no-install-recommends install $missing; } >"$ROOM/log/apt.log" 2>&1 </dev/null; then
     tail -n 30 "$ROOM/log/apt.log" >&2
-    if ((made)); then rm -f /usr/sbin/policy-rc.d; fi
     die "could not install: $missing"
   fi
-  if ((made)); then rm -f /usr/sbin/policy-rc.d; fi
+  forget_policy
 }
 
 claim_state() {

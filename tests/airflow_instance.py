@@ -54,8 +54,15 @@ def processes_of(home: Path) -> Iterator[psutil.Process]:
     spared = {me.pid, *(parent.pid for parent in me.parents())}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in spared and process.environ().get("AIRFLOW_HOME") == str(home):
+            if process.pid not in spared and _is_of(process, home):
                 yield process
+
+
+def _is_of(process: psutil.Process, home: Path) -> bool:
+    if process.environ().get("AIRFLOW_HOME") == str(home):
+        return True
+    # Those that give themselves a title write it over their environment (setproctitle): they run where they began.
+    return " ".join(process.cmdline()).startswith("airflow ") and Path(process.cwd()) == home
 
 
 def kill_leftovers(home: Path) -> int:

@@ -54,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for kind in ("integration", "e2e"):
             if (PROJECT / "tests" / kind) in item.path.parents:
                 item.add_marker(kind)
+                if kind == "e2e":
+                    item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,23 @@ class Site:
         found = self.bed.run(f"sacct -X -n -P --name {','.join(names)} -o JobID,JobName,State").stdout
         return [line for line in found.splitlines() if line]
 
+    def ended(self, *names: str) -> list[str]:
+        """The same, once SLURM knows all of them and their ends, of which its record learns last."""
+
+        def all_over() -> list[str]:
+            lines = self.accounted(*names)
+            seen = {line.split("|")[1] for line in lines}
+            going = any(line.split("|")[2] in ("PENDING", "RUNNING") for line in lines)
+            return lines if seen >= set(names) and not going else []
+
+        found: list[str] = self.airflow.wait("SLURM's record", all_over, timeout=120)
+        return found
+
+    def wake(self, seconds: int, jobs: int = 1) -> None:
+        """Let so many jobs go on that sleep so long, once they do."""
+        sleeper = f"-xf 'sleep {seconds}'"
+        self.bed.run(f"until [ $(pgrep -c {sleeper}) -eq {jobs} ]; do sleep 0.5; done; pkill {sleeper}", timeout=240)
+
     def report(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """What the provider tells of an experiment."""
         answer = self.airflow.client.get(f"/airavata/experiments/{dag_id}/{run_id}")

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -33,11 +33,13 @@ class Maildir:
     """An account of the IMAP server with its maildir.
 
     :param name: of the account; mail to ``name@anything`` comes here
+    :param over_tls: the same account at the port that speaks TLS
     """
 
     name: str
     path: Path
     account: Account
+    over_tls: Account
 
     def deliver(self, subject: str, body: str = "", *, sender: str = SENDER, extra: str = "") -> None:
         """Put a message into the inbox, as a mail server does: under another name first."""
@@ -92,7 +94,8 @@ def maildir(bed: Bed, name: str | None = None) -> Iterator[Maildir]:
     shutil.chown(path, bed.ssh_user, bed.ssh_user)
     path.chmod(0o711)
     try:
-        yield Maildir(name, path, Account("127.0.0.1", bed.imap_port, name, bed.imap_password, use_ssl=False))
+        account = Account("127.0.0.1", bed.imap_port, name, bed.imap_password, use_ssl=False)
+        yield Maildir(name, path, account, replace(account, port=bed.imaps_port, use_ssl=True))
     finally:
         for _ in range(50):
             # The server may write there for as long as somebody reads.
@@ -149,7 +152,7 @@ async def told(store: JobStore, name: str, number: int) -> bool:
     return len(await mailed(store, name)) >= number
 
 
-async def until(check: Callable[[], object], seconds: float = 20) -> None:
+async def until(check: Callable[[], object], seconds: float = 120) -> None:
     """Wait until that is true; it may be a coroutine function."""
     end = time.monotonic() + seconds
     while True:

@@ -41,13 +41,16 @@ from airavata_provider.jobs.store import JobStore
 from airavata_provider.jobs.unit import ROOM, ROUND
 from airavata_provider.models.availability import Availability
 from airavata_provider.models.job import Job
+from airavata_provider.schedulers.base import SHORTER
 
 log = logging.getLogger(__name__)
 _FEWER = "ask for fewer elements, or raise that limit"
 _ALONE_TIMES = 3
 """How often an array has to be refused while nothing else of ours is there."""
 _WORDS = 100
-"""Waiters that are told at a time how it stands: who is let go meanwhile has to wait for that."""
+"""Waiters that are told in a second how it stands."""
+_AT_ONCE = 5
+"""Of them one after the other, before whatever else is to happen in the loop has its turn."""
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
@@ -66,7 +69,7 @@ class Pace:
     """
 
     tick: float = 5.0
-    least: float = 0.1
+    least: float = 0.02
     said: float = 5.0
     step: float = 30.0
     word: tuple[float, float] = (2.0, 60.0)
@@ -110,6 +113,7 @@ class Admitter:
         self._kick = asyncio.Event()
         self._needed = False
         self._task: asyncio.Task[None] | None = None
+        self._saying: asyncio.Task[None] | None = None
         self._next = float("-inf")
 
     @property
@@ -161,8 +165,7 @@ class Admitter:
         if cost > 1 and job.cancel_requested_at is None and await self._never_taken(job):
             why = f"the scheduler refuses an array of {cost} even while nothing else of ours is there: {words}"
             await self._store.refused(job.name, why)
-            advice = "lower the resource's max_array_size, so that it is split into arrays that fit; or ask for fewer"
-            raise SubmissionRefused(why, where=job.name, advice=f"{advice} elements")
+            raise SubmissionRefused(why, where=job.name, advice=SHORTER)
         return job
 
     async def leave(self, job: Job) -> None:
@@ -291,7 +294,6 @@ class Admitter:
                     await self._round()
                     # A busy database has time for others as well.
                     self._next = self._now() + max(self._pace.least, (self._now() - began) / 2)
-                    await self._say()
                     failures = 0
                 except AiravataError as error:
                     # Once is a lost connection, or a deadlock that the database has solved.
@@ -305,8 +307,13 @@ class Admitter:
                 except Exception:
                     log.exception("A round of admission failed in a way that it should not")
                     await asyncio.sleep(self._pace.tick)
+                if self._saying is None or self._saying.done():
+                    # Beside the rounds: who is let go does not wait for words to others.
+                    self._saying = asyncio.create_task(self._say(), name="airavata admitter's words")
         finally:
             self._store.listeners.discard(self._heard)
+            if self._saying is not None:
+                self._saying.cancel()
 
     async def _round(self) -> None:
         adopt, release = frozenset(self._adopt), frozenset(self._release)
@@ -376,13 +383,18 @@ class Admitter:
             return
         # However they came, one after the other.
         self._say_at = now + min(1.0, self._pace.tick)
-        numbers = await self._store.positions(self.holder)
-        limits = self._limits()
-        for waiter in due[:_WORDS]:
+        try:
+            numbers, limits = await self._store.positions(self.holder), self._limits()
+        except AiravataError as error:
+            log.warning("Nobody can be told how many are before him. %s", error)
+            return
+        for told, waiter in enumerate(due[:_WORDS], 1):
+            if told % _AT_ONCE == 0:
+                await asyncio.sleep(0)
             waiter.next_word = now + waiter.pause
             waiter.pause = min(waiter.pause * 2, self._pace.at_most)
             number = numbers.get(waiter.job.name)
-            if number is None:  # let go just now
+            if number is None or waiter.job.name not in self._waiters:  # let go just now
                 continue
             asked = waiting_of(waiter.job, limits)
             where = f"{asked.resource}'s queue {asked.queue}" if asked.queue else asked.resource

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from airavata_provider.models.identity import element_name
 from airavata_provider.models.job import Job, JobState, SubmissionState
-from airavata_provider.models.outcome import Outcome
+from airavata_provider.models.outcome import STANDSTILLS, Outcome
 
 INTENDED = "INTENDED"
 REFUSED = "REFUSED"
@@ -51,7 +51,7 @@ class Derived:
 
 def standing(job: Job) -> str:
     """The word under which a tally counts that element: its state, and after a stroke its outcome where that says
-    more (``FAILED/WALLTIME``).
+    more (``FAILED/WALLTIME``, ``QUEUED/HELD``).
     """
     if job.state is None:
         return REFUSED if job.submission is SubmissionState.REFUSED else INTENDED
@@ -59,7 +59,8 @@ def standing(job: Job) -> str:
         return job.state.value if job.outcome in _PLAIN else f"{job.state}/{job.outcome}"
     if job.state is JobState.UNKNOWN and job.ended_at is not None:
         return GIVEN_UP
-    return job.state.value
+    suspended = job.state is JobState.SUSPENDED and job.outcome is Outcome.SUSPENDED
+    return f"{job.state}/{job.outcome}" if job.outcome in STANDSTILLS and not suspended else job.state.value
 
 
 def derived(tally: Mapping[str, int]) -> Derived:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
     SQLAlchemyError,
 )
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from airavata_provider.errors import AiravataError, ConfigurationError, StoreError
 
@@ -67,6 +67,20 @@ def make_async_engine(url: str, pool_size: int) -> AsyncEngine:
     engine = create_async_engine(parsed, **options)
     _prepare(engine.sync_engine)
     return engine
+
+
+async def take_turn(connection: AsyncConnection, lock: int, silence_ms: int) -> None:
+    """Wait until nobody else has such a turn, and keep it until the transaction's end; one that writes.
+
+    On SQLite such a transaction is alone already.
+
+    :param lock: the turn's number among the database's advisory locks
+    :param silence_ms: after how long without a word from its process PostgreSQL ends the turn: a process that is
+        stopped in it would stop everybody's
+    """
+    if connection.dialect.name == "postgresql":
+        silence = func.set_config("idle_in_transaction_session_timeout", str(silence_ms), True)
+        await connection.execute(select(silence, func.pg_advisory_xact_lock(lock)))
 
 
 def make_sync_engine(url: str) -> Engine:

@@ -21,12 +21,22 @@ from airavata_provider.models.availability import AvailabilityState
 from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.models.resolved import ResolvedExperiment
+from airavata_provider.schedulers.load import QueueLoad
 
 LATELY = timedelta(hours=2)
 """How far back waiting times and failures are looked at."""
 
 FAULTS = (Outcome.NODE_FAILURE, Outcome.REFUSED, Outcome.UNKNOWN)
 """Ends that are held against a place; others are the program's or the request's."""
+
+TURN_S = 3600.0
+"""How long others' jobs are taken to run where a wait is guessed."""
+
+UNTOLD_S = 86400.0
+"""The wait that is guessed where a cluster was asked and did not tell, or nothing starts: worse than most queues."""
+
+SOME = 10
+"""How many jobs a place is taken to run at a time where nobody tells its size."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class PlaceLoad:
 
 @dataclass(frozen=True)
 class QueueState:
-    """How things are in a queue, as far as our own jobs tell.
+    """How things are in a queue: what our own jobs tell, and the cluster's own figures.
 
     :param jobs: jobs of ours that were let go and have not ended, counted as the queue's limit counts
     :param waiting: jobs that wait with us, and experiments that were sent there and have no job yet
@@ -55,6 +65,10 @@ class QueueState:
     :param ended: jobs that ended lately
     :param failed: those of them whose end was the place's fault
     :param shut: why nothing new goes there now
+    :param load: how full the queue is, everybody's jobs counted; None: that is not known
+    :param untold: why not, or not lately, where the cluster was asked
+    :param askable: False: its scheduler tells nobody how full that queue is
+    :param counted: those of our ``jobs`` that the cluster's figures count; None: all of them
     """
 
     jobs: int = 0
@@ -65,6 +79,10 @@ class QueueState:
     ended: int = 0
     failed: int = 0
     shut: Hold | None = None
+    load: QueueLoad | None = None
+    untold: str = ""
+    askable: bool = True
+    counted: int | None = None
 
     def __str__(self) -> str:
         if self.limit is None:
@@ -78,7 +96,39 @@ class QueueState:
             words.append(f"one has been waiting for {_span(self.oldest_s)}")
         if self.failed:
             words.append(f"{self.failed} of {self.ended} jobs failed there of late")
+        if self.load is not None and str(self.load):
+            words.append(f"{self.load} ({self.untold})" if self.untold else str(self.load))
+        elif self.untold:
+            words.append(f"everybody's jobs are not known ({self.untold})")
         return ", ".join(words)
+
+    @property
+    def guessed_s(self) -> float:
+        """Seconds that a job may wait there by the cluster's figures: a rough guess, to compare queues by.
+
+        As many turns as it takes until all who wait have started, when each turn starts as many as run now. What the
+        figures do not count of ours waits, too, as far as no CPUs are free for it. Where nothing starts, or nobody
+        tells how many wait and no CPU is free, it is :data:`UNTOLD_S` at least. Where nobody can be asked it is what
+        our own jobs waited, else a turn, and more the more of ours are there. 0: nobody waits, or nobody asked.
+        """
+        if self.load is not None:
+            return self._by(self.load)
+        if not self.askable:
+            own_s = TURN_S if self.wait_s is None else self.wait_s
+            return max(own_s, TURN_S * ((self.jobs + self.waiting) // SOME))
+        return UNTOLD_S if self.untold else 0.0
+
+    def _by(self, load: QueueLoad) -> float:
+        ours = self.waiting if self.counted is None else max(0, self.jobs + self.waiting - self.counted)
+        at_once, free = max(1, load.running or load.busy or load.cpus or 0), SOME
+        if load.cpus is not None and load.busy is not None:
+            free = max(0, load.cpus - load.busy)
+            ours = max(0, ours + 1 - free)
+        guess = TURN_S * ((load.waiting or 0) / at_once + ours / max(at_once, free))
+        no_room = load.cpus is None or load.busy is None or load.cpus <= load.busy
+        if load.starts_none or (load.waiting is None and no_room):
+            return max(UNTOLD_S, guess)
+        return guess
 
 
 @dataclass(frozen=True)
@@ -135,9 +185,10 @@ def soonest(experiment: Experiment, candidates: Sequence[Candidate]) -> Sequence
     """The policy that is there unless another is named: where the job starts soonest, by all signs.
 
     In this order: where jobs did not mostly fail of late; where there is room below the limit, or the fewest wait for
-    it; where jobs of late waited, and wait now, for a shorter time; where fewer of ours are; what the application
-    prefers. Times and numbers are compared by their magnitude, so that small differences do not outweigh what the
-    application prefers.
+    it; where jobs of ours waited of late, and wait now, for a shorter time, which is guessed from the cluster's
+    figures where none of ours tells, or nothing starts now; where that guess is shorter; where fewer of ours are;
+    what the application prefers. Times and numbers are compared by their magnitude, so that small differences do not
+    outweigh what the application prefers.
     """
     return sorted(candidates, key=_soonest)
 
@@ -147,14 +198,18 @@ def preferred(experiment: Experiment, candidates: Sequence[Candidate]) -> Sequen
     return sorted(candidates, key=lambda each: each.number)
 
 
-def _soonest(candidate: Candidate) -> tuple[bool, int, int, int, int]:
+def _soonest(candidate: Candidate) -> tuple[bool, int, int, int, int, int]:
     state = candidate.state
     crowd = state.jobs + state.waiting
-    wait_s = max(state.wait_s or 0.0, state.oldest_s or 0.0)
+    wait_s = max(state.guessed_s if state.wait_s is None else state.wait_s, state.oldest_s or 0.0)
+    if not state.askable or (state.load is not None and state.load.starts_none):
+        # What ours waited is over where nothing starts any more, and where many are by now tells little.
+        wait_s = max(wait_s, state.guessed_s)
     return (
         state.failed >= 3 and 2 * state.failed >= state.ended,
         crowd // max(state.limit, 1) if state.limit is not None else 0,
         int(math.log2(1 + wait_s / 60)),
+        int(math.log2(1 + state.guessed_s / 60)),
         int(math.log2(1 + crowd / 10)),
         candidate.number,
     )

@@ -3,7 +3,8 @@ looks at what the jobs write for which somebody waits in this process, in the sa
 
 What it remembers (when it asked, since when a job is missing) is for its own use: whoever takes over begins by
 asking about everybody. An end that only a job's script told is looked up once more, so that the scheduler's own word
-stands beside it. Imports no Airflow.
+stands beside it: the time for that begins when it is told, and anew when the cluster answers again after it did not.
+Imports no Airflow.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from airavata_provider.models.job import Effect, Job, JobEvent
 from airavata_provider.monitors.output import Followed, outputs, tail_command
 from airavata_provider.monitors.poll import Look, Patience, Runs, look, news, silence
 from airavata_provider.monitors.relay import Left, collect_command, event_left
-from airavata_provider.monitors.rhythm import SCRIPT_SOURCES, Rhythm, turn
+from airavata_provider.monitors.rhythm import SCRIPT_SOURCES, Hearing, Rhythm, Turn, turn
 from airavata_provider.schedulers.base import Scheduler
 
 log = logging.getLogger(__name__)
 
 UNBACKED_S = 900.0
-"""How long the scheduler's own word is sought after an end that the script told."""
+"""How long the scheduler's own word is sought on an end that the script told, while the scheduler answers."""
+
+MOST_SOUGHT_S = 30 * 86400.0
+"""The same while it does not answer, however patient people are."""
 
 SLOWEST_SHOW_S = 600.0
 """The longest pause between two looks at what jobs write, after failures."""
@@ -54,11 +58,19 @@ Connect = Callable[[str], Awaitable[Way]]
 """The way to a compute resource, by its name."""
 
 
+def sought_s(patience: Patience) -> float:
+    """How long the scheduler's own word is sought on an end that a script told, while the cluster does not answer."""
+    return min(max(UNBACKED_S, patience.unreachable_s), MOST_SOUGHT_S)
+
+
 @dataclass
 class Poller:
     """One resource's polls, one at a time.
 
     :param began: since when this poller is there; before that it has seen nobody
+    :param collected: the last of the relay's files that were read
+    :param asked_at: when the last status call went
+    :param answers_since: since when each status call was answered; None: the last was not, or there was none
     :param show_s: seconds between two looks at what jobs write; 0: nobody looks
     :param show_failures: how often in a row that went wrong; then the jobs are asked about without it
     """
@@ -74,9 +86,12 @@ class Poller:
     missing_since: dict[str, datetime] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     ignored: set[str] = field(default_factory=set)
+    collected: str = ""
     relays: bool = False
     collected_at: datetime | None = None
     asked_at: datetime | None = None
+    answers_since: datetime | None = None
+    hearing: Hearing = field(default_factory=Hearing)
     show_s: float = 0.0
     shown_at: datetime | None = None
     show_failures: int = 0
@@ -96,34 +111,48 @@ class Poller:
 
     async def _poll(self, connect: Connect, now: datetime) -> float:
         jobs = await self._jobs(now)
-        hearing = await self.store.hearing(self.resource, SCRIPT_SOURCES)
+        self.hearing = await self.store.hearing(self.resource, SCRIPT_SOURCES)
         names = {job.name for job in jobs}
         for memory in (self.asked, self.seen, self.missing_since):
             for gone in memory.keys() - names:
                 del memory[gone]
-        jitter = random.uniform(0.85, 1.0)  # noqa: S311
         along = self._shows() and not self.show_failures
         show_in = self._show_in(now)
-        rested = self.asked_at is None or now - self.asked_at >= timedelta(seconds=self.rhythm.least)
-        goes = along and show_in <= 0 and rested
-        due = turn(jobs, self.asked, now, self.rhythm, hearing, jitter=jitter, along=goes)
-        collect = self._collects(now) and any(job.ended_at is None for job in jobs)
+        due = self._turn(jobs, now, along=along and show_in <= 0, rest_s=self.rest_s(now))
+        open_ = any(job.ended_at is None for job in jobs)
+        collect = self._collects(now) and open_
         if due.jobs or collect:
             # A command that goes in any case brings what was written, too, unless that was looked at just now.
             files = outputs().next(self.resource) if along and show_in <= self.show_s / 2 else []
+            readable = False
             try:
-                await self._ask(await connect(self.resource), due.jobs, now, files)
+                readable = await self._ask(await connect(self.resource), due.jobs, now, files)
             except (SSHError, AnswerUnreadable) as error:
                 await self._give_up(due.jobs, silence(due.jobs, now, self._since(jobs), str(error), self.patience))
                 raise
+            finally:
+                self.answers_since = (self.answers_since or now) if readable else None
         next_s = due.after_s
-        if self.relays and self.collected_at is not None:
+        if open_ and self.relays and self.collected_at is not None:
             next_s = min(next_s, self.rhythm.base - (now - self.collected_at).total_seconds())
         return next_s
 
+    def _turn(self, jobs: Sequence[Job], now: datetime, *, along: bool, rest_s: float = 0.0) -> Turn:
+        jitter = random.uniform(0.85, 1.0)  # noqa: S311
+        return turn(jobs, self.asked, now, self.rhythm, self.hearing, jitter=jitter, along=along, rest_s=rest_s)
+
+    def rest_s(self, now: datetime) -> float:
+        """Seconds until a status call is no closer to the last one than the floor."""
+        elapsed = None if self.asked_at is None else (now - self.asked_at).total_seconds()
+        # A clock that was set back is not waited for.
+        return 0.0 if elapsed is None or elapsed < 0 else max(0.0, self.rhythm.least - elapsed)
+
     async def _jobs(self, now: datetime) -> list[Job]:
         """Those to ask about at some time. Records are read once per version: thousands wait for hours unchanged."""
-        versions = await self.store.versions_to_poll(self.resource, now - timedelta(seconds=UNBACKED_S))
+        back = timedelta(seconds=UNBACKED_S)
+        if self.answers_since is None or now - self.answers_since < back:
+            back = timedelta(seconds=sought_s(self.patience))
+        versions = await self.store.versions_to_poll(self.resource, now - back)
         known = {name: job for name, job in self.known.items() if versions.get(name) == job.version}
         changed = await self.store.jobs_named([name for name in versions if name not in known])
         known.update((job.name, job) for job in changed)
@@ -169,9 +198,11 @@ class Poller:
             for job in jobs
         }
 
-    async def _ask(self, way: Way, jobs: Sequence[Job], now: datetime, files: Sequence[Followed]) -> None:
+    async def _ask(self, way: Way, jobs: Sequence[Job], now: datetime, files: Sequence[Followed]) -> bool:
+        """Whether all of the answer could be read."""
+        self.asked_at = now if jobs else self.asked_at
         self.relays = way.relay is not None
-        collect = collect_command(way.relay, self.done) if way.relay is not None else ""
+        collect = collect_command(way.relay, self.done, self.collected) if way.relay is not None else ""
         if files:
             self.shown_at, self.show_failures = now, self.show_failures + 1
         answer = await look(way.host, way.scheduler, jobs, collect, _tail(files))
@@ -181,13 +212,32 @@ class Poller:
         if collect:
             self.collected_at = now
             await self._take_in(answer.left)
-        await self.tell(jobs, answer)
-        self.asked_at = now if jobs else self.asked_at
+            self.collected = answer.left[-1].file if answer.left else ""
+        await self._tell(jobs, answer)
         self.asked.update((job.name, now) for job in jobs)
         if answer.unreadable:
             log.warning("%s: its history cannot be read: %s", self.resource, answer.unreadable)
+        return not answer.unreadable
 
-    async def tell(self, jobs: Sequence[Job], answer: Look) -> None:
+    def reserve(self) -> None:
+        """A status call goes in a moment, or as good as one."""
+        self.asked_at = datetime.now(UTC)
+
+    async def ask_now(self, way: Way, jobs: Sequence[Job]) -> Look:
+        """Ask about those jobs at once, whoever was asked about when, and about all whose turn it nearly is: theirs
+        comes no later for that.
+        """
+        now = datetime.now(UTC)
+        names = {job.name for job in jobs}
+        soon = self._turn(await self._jobs(now), now, along=True).jobs
+        jobs = [*jobs, *(job for job in soon if job.name not in names)]
+        self.reserve()
+        answer = await look(way.host, way.scheduler, jobs)
+        await self._tell(jobs, answer)
+        self.asked.update((job.name, now) for job in jobs)
+        return answer
+
+    async def _tell(self, jobs: Sequence[Job], answer: Look) -> None:
         """Store what an answer tells about the jobs."""
         silent = []
         for job in jobs:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, case, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, tuple_
 
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.gather import Gatherer
@@ -23,6 +23,12 @@ from airavata_provider.monitors.rhythm import Hearing
 
 # Names in one statement: far below every database's limit of bound values.
 _CHUNK = 400
+
+UNBACKED_MOST = 2000
+"""Ends that one look seeks the scheduler's word on, at most: as many as one command asks about."""
+
+_THERE = (tables.job.c.native_id.is_not(None), tables.job.c.size.is_(None))
+"""What a scheduler can be asked about."""
 
 
 class Queries(Records):
@@ -127,45 +133,31 @@ class Queries(Records):
         )
         return list({job.place: job for job in await self._jobs(query)}.values())
 
-    async def open_resources(self) -> dict[str, bool]:
-        """Resources with open jobs; True where one of them has an end that only the scheduler can settle."""
+    async def open_resources(self) -> set[str]:
+        """Resources with open jobs."""
         column = tables.job.c
-        unsettled = func.max(case((column.state == JobState.NON_CRITICAL_FAIL.value, 1), else_=0))
-        query = (
-            select(column.resource, unsettled.label("unsettled"))
-            .where(column.ended_at.is_(None), column.native_id.is_not(None), column.size.is_(None))
-            .group_by(column.resource)
-        )
-        rows = await self._read("looking for open jobs", query)
-        return {row["resource"]: bool(row["unsettled"]) for row in rows}
+        query = select(column.resource).where(column.ended_at.is_(None), *_THERE).distinct()
+        return {row["resource"] for row in await self._read("looking for open jobs", query)}
+
+    async def unbacked_resources(self, since: datetime) -> set[str]:
+        """Resources with jobs whose end was told since then by hearsay alone."""
+        query = select(tables.job.c.resource).where(_unbacked(since), *_THERE).distinct()
+        return {row["resource"] for row in await self._read("looking for ends to look up", query)}
 
     async def versions_to_poll(self, resource: str, since: datetime) -> dict[str, int]:
-        """Names and versions of a resource's jobs that its scheduler has something to tell about, oldest first.
+        """Names and versions of a resource's jobs that its scheduler has something to tell about.
 
-        News of them is awaited; or they ended since then by hearsay alone:
-        their ends are not :func:`~.state.is_backed` yet.
+        News of them is awaited; or their end was told since then by hearsay alone: it is not
+        :func:`~.state.is_backed` yet. Of these there are :data:`UNBACKED_MOST` at most, the latest.
         Elements of arrays are among them; arrays' own rows, which nobody can ask about, are not.
         """
         column = tables.job.c
-        by_signal = or_(
-            and_(column.state == JobState.FAILED, column.outcome == Outcome.SIGNALED),
-            and_(column.state == JobState.CANCELED, column.signal.is_not(None)),
-        )
-        hearsay = and_(
-            column.ended_at >= since,
-            column.state.in_(sorted(TERMINAL)),
-            or_(
-                column.state_source.not_in(sorted(RECORDS)),
-                and_(by_signal, column.state_source == EventSource.MAIL),
-            ),
-        )
-        query = (
-            select(column.name, column.version)
-            .where(or_(column.ended_at.is_(None), hearsay))
-            .where(column.resource == resource, column.native_id.is_not(None), column.size.is_(None))
-            .order_by(column.created_at, column.name)
-        )
-        return {row["name"]: row["version"] for row in await self._read("looking for jobs to ask about", query)}
+        query = select(column.name, column.version).where(column.resource == resource, *_THERE)
+        open_ = query.where(column.ended_at.is_(None)).order_by(column.created_at, column.name)
+        ended = query.where(_unbacked(since)).order_by(column.changed_at.desc(), column.name).limit(UNBACKED_MOST)
+        rows = await self._read("looking for jobs to ask about", open_)
+        told = await self._read("looking for ends to look up", ended)
+        return {row["name"]: row["version"] for row in [*told, *rows]}
 
     async def hearing(self, resource: str, sources: Collection[str], last: int = 20) -> Hearing:
         """Whether jobs' own scripts are heard from a resource, by its open jobs and the last that ended."""
@@ -232,6 +224,24 @@ class Queries(Records):
 
     async def _jobs(self, query: Select[Any]) -> list[Job]:
         return [job_from(row) for row in await self._read("reading jobs", query)]
+
+
+def _unbacked(since: datetime) -> ColumnElement[bool]:
+    """Jobs whose end somebody told since then, by our own clock, and not the scheduler's record, or not why."""
+    column = tables.job.c
+    by_signal = or_(
+        and_(column.state == JobState.FAILED, column.outcome == Outcome.SIGNALED),
+        and_(column.state == JobState.CANCELED, column.signal.is_not(None)),
+    )
+    return and_(
+        # Never before the end was told; the moment of the end itself is by a clock that may stray.
+        column.changed_at >= since,
+        column.state.in_(sorted(TERMINAL)),
+        or_(
+            column.state_source.not_in(sorted(RECORDS)),
+            and_(by_signal, column.state_source == EventSource.MAIL),
+        ),
+    )
 
 
 def _chunks(names: Iterable[str]) -> list[list[str]]:

@@ -19,20 +19,20 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from weakref import WeakKeyDictionary
 
 from airavata_provider.errors import AiravataError
-from airavata_provider.jobs.poller import Connect, Poller
+from airavata_provider.jobs.canceller import Canceller
+from airavata_provider.jobs.poller import Connect, Poller, sought_s
 from airavata_provider.jobs.store import JobStore
-from airavata_provider.models.job import Job, SubmissionState
+from airavata_provider.models.job import Job
 from airavata_provider.monitors.output import outputs
-from airavata_provider.monitors.poll import COMMAND_TIMEOUT_S, Patience, Runs, look, refs
+from airavata_provider.monitors.poll import Patience
 from airavata_provider.monitors.rhythm import Rhythm
-from airavata_provider.schedulers.base import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,9 @@ class Pace:
     """How often things are done, in seconds.
 
     :param rhythm: between two status calls
-    :param cancel: between two tries to cancel
-    :param tick: between two looks for work
+    :param cancel: between two commands that cancel, and between the first two tries to cancel a job; each later pause
+        is twice the one before, up to the rhythm's base
+    :param tick: between two looks for work, at most
     :param lease: how long a dead reconciler holds the others off
     :param at_most: the longest pause after failures
     :param give_up_work: one round on one resource takes no longer
@@ -72,7 +73,9 @@ class Pace:
 
     @property
     def linger(self) -> float:
-        """How long a resource is served after its last job ended: the scheduler's own word on it is sought."""
+        """How long a resource is served after its last job ended: above the time between two looks for ends on which
+        the scheduler's own word is sought.
+        """
         return 2 * self.rhythm.base + 2 * self.tick
 
 
@@ -81,6 +84,7 @@ class _Resource:
     """What the reconciler remembers of one resource."""
 
     poller: Poller
+    canceller: Canceller
     try_lease_at: float = 0.0
     held: bool = False
     poll_at: float = 0.0
@@ -90,7 +94,6 @@ class _Resource:
     busy_at: float = 0.0
     polling: asyncio.Task[None] | None = None
     cancelling: asyncio.Task[None] | None = None
-    gone: set[str] = field(default_factory=set)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -119,6 +122,8 @@ class Reconciler:
         self._patience = patience or Patience()
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._resources: dict[str, _Resource] = {}
+        self._unbacked: set[str] = set()
+        self._unbacked_at = 0.0
 
     async def run(self) -> None:
         """Work until there has been nothing to do for a while. Cancelling it is fine at any moment."""
@@ -135,9 +140,15 @@ class Reconciler:
                         state.held = False
                     busy_at = clock()
                     await asyncio.sleep(self._pace.tick * 5)
-                await asyncio.sleep(self._pace.tick)
+                await asyncio.sleep(self._nap())
         finally:
             await self._stop()
+
+    def _nap(self) -> float:
+        """Seconds to the next round: a tick, or less where a poll's time comes before."""
+        now, tick = asyncio.get_running_loop().time(), self._pace.tick
+        left = [state.poll_at - now for state in self._resources.values()]
+        return max(tick / 4, min([tick, *(each for each in left if each > 0)]))
 
     async def _stop(self) -> None:
         tasks = [task for state in self._resources.values() for task in state.tasks]
@@ -153,15 +164,18 @@ class Reconciler:
     async def _round(self) -> bool:
         """Start what is due; True when there is work, whoever does it."""
         clock = asyncio.get_running_loop().time
-        unsettled = await self._store.open_resources()
+        open_ = await self._store.open_resources()
         cancels: dict[str, list[Job]] = {}
         for job in await self._store.cancel_requests():
             cancels.setdefault(job.resource, []).append(job)
-        busy = unsettled.keys() | cancels.keys()
+        if clock() >= self._unbacked_at:
+            since = datetime.now(UTC) - timedelta(seconds=sought_s(self._patience))
+            self._unbacked = await self._store.unbacked_resources(since)
+            self._unbacked_at = clock() + self._pace.rhythm.base
+        busy = open_ | cancels.keys() | self._unbacked
         for resource in busy:
             if resource not in self._resources:
-                poller = Poller(self._store, resource, self._pace.rhythm, self._patience, show_s=self._pace.show)
-                self._resources[resource] = _Resource(poller)
+                self._resources[resource] = self._new(resource)
             self._resources[resource].busy_at = clock()
         await self._forget(
             [
@@ -175,15 +189,22 @@ class Reconciler:
             # What jobs write is for the logs of this process: it is looked at by whomever their states are asked for.
             if not state.held and not (self._pace.show and outputs().any(resource)):
                 continue
-            if unsettled.get(resource) and not state.poll_failures:
-                state.poll_at = min(state.poll_at, clock() + self._pace.rhythm.settle)
-            if clock() >= state.poll_at and (state.polling is None or state.polling.done()):
-                state.polling = asyncio.create_task(self._guard(resource, state, self._poll, "poll"))
             cancelling = state.cancelling is not None and not state.cancelling.done()
             if state.held and resource in cancels and clock() >= state.cancel_at and not cancelling:
-                work = self._canceller(cancels[resource])
-                state.cancelling = asyncio.create_task(self._guard(resource, state, work, "cancel"))
+                due = state.canceller.due(cancels[resource], datetime.now(UTC))
+                if due:
+                    work = self._cancel(due)
+                    state.cancelling = asyncio.create_task(self._guard(resource, state, work, "cancel"))
+                    # It asks about whoever's turn it is, too.
+                    continue
+            if clock() >= state.poll_at and (state.polling is None or state.polling.done()):
+                state.polling = asyncio.create_task(self._guard(resource, state, self._poll, "poll"))
         return bool(self._resources)
+
+    def _new(self, resource: str) -> _Resource:
+        pace = self._pace
+        poller = Poller(self._store, resource, pace.rhythm, self._patience, show_s=pace.show)
+        return _Resource(poller, Canceller(poller, pace.cancel, pace.unsubmitted, pace.uncertain))
 
     async def _take_leases(self) -> None:
         """Renew what is held; of what is not, try one: who else is there gets a share."""
@@ -201,6 +222,8 @@ class Reconciler:
             if yes and not state.held:
                 # Not all resources at once, nor at once after a common start.
                 state.poll_at = clock() + self._pace.rhythm.least * random.uniform(0.0, 0.5)  # noqa: S311
+                # Whether it answered meanwhile, only whoever served it knows.
+                state.poller.answers_since = None
             state.held = yes
             state.try_lease_at = clock() + self._pace.lease / 3 * random.uniform(0.8, 1.0)  # noqa: S311
 
@@ -241,65 +264,18 @@ class Reconciler:
         usual = self._pace.cancel if kind == "cancel" else self._pace.rhythm.base
         if failures:
             next_s = min(usual * 2 ** min(failures, 10), max(self._pace.at_most, usual))
-        next_s *= random.uniform(0.9, 1.0)  # noqa: S311
+            next_s *= random.uniform(0.9, 1.0)  # noqa: S311
         setattr(state, f"{kind}_at", asyncio.get_running_loop().time() + next_s)
 
     async def _poll(self, resource: str, state: _Resource) -> float:
         return await state.poller.poll(self._connect, leads=state.held)
 
-    def _canceller(self, jobs: list[Job]) -> Callable[[str, _Resource], Awaitable[float]]:
+    def _cancel(self, jobs: list[Job]) -> Callable[[str, _Resource], Awaitable[float]]:
         async def work(resource: str, state: _Resource) -> float:
-            way = await self._connect(resource)
-            host, scheduler = way.host, way.scheduler
-            arrays = {job.name for job in jobs if job.size is not None}
-            there = [
-                found
-                for job in jobs
-                # What has no id of its own is found, or not, with its array.
-                if (job.native_id or job.array not in arrays)
-                and (found := job if job.native_id else await self._find(host, scheduler, job)) is not None
-            ]
-            await self._cancel(host, scheduler, there, state)
+            await state.canceller.cancel(self._connect, jobs)
             return self._pace.cancel
 
         return work
-
-    async def _find(self, host: Runs, scheduler: Scheduler, job: Job) -> Job | None:
-        """A cancelled job without an id: it may have been submitted all the same."""
-        now = datetime.now(UTC)
-        result = await host.run(scheduler.find_command(job.name, None, job.directory), timeout=COMMAND_TIMEOUT_S)
-        native_id = scheduler.parse_find(result, job.name)
-        if native_id is not None:
-            log.info("Job %s was cancelled before its id was known; it is %s", job.name, native_id)
-            return await self._store.submitted(job.name, native_id, now, scheduler.element_id)
-        doubtful = job.submission is SubmissionState.UNCERTAIN
-        grace = timedelta(seconds=self._pace.uncertain if doubtful else self._pace.unsubmitted)
-        if job.cancel_requested_at is not None and now - job.cancel_requested_at > grace:
-            await self._store.canceled(job.name)
-        return None
-
-    async def _cancel(self, host: Runs, scheduler: Scheduler, jobs: Sequence[Job], state: _Resource) -> None:
-        if not jobs:
-            return
-        # An array's id ends all its elements.
-        arrays = {job.name for job in jobs if job.size is not None}
-        asked = [job for job in jobs if job.array not in arrays]
-        jobs = [job for job in jobs if job.size is None]
-        result = await host.run(scheduler.cancel_command(refs(asked)), timeout=COMMAND_TIMEOUT_S)
-        if result.exit_status != 0:
-            words = " ".join((result.stderr or result.stdout).split())[:300]
-            log.warning("Cancelling %d jobs ended with %d: %s", len(asked), result.exit_status, words)
-        seen = await look(host, scheduler, jobs)
-        await state.poller.tell(jobs, seen)
-        for job in jobs:
-            # Once could be a controller that has not taken the job in yet.
-            if job.native_id not in seen.missing:
-                state.gone.discard(job.name)
-            elif job.name in state.gone:
-                state.gone.discard(job.name)
-                await self._store.canceled(job.name)
-            else:
-                state.gone.add(job.name)
 
 
 _RUNNING: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airavata_provider.jobs import tables
 from airavata_provider.jobs.admission import Line, Load, Waiting, decide, promising
+from airavata_provider.jobs.engine import take_turn
 from airavata_provider.jobs.grants import GRANT_S, adopted, begun, granted, left, unsent, waits
 from airavata_provider.jobs.limits import Hold, Limits, Place, full, learned
 from airavata_provider.jobs.placing import PlaceLoad
@@ -106,10 +107,7 @@ class Round:
 
 async def run_round(connection: AsyncConnection, call: Call) -> Round:
     """One round, within the caller's transaction, which is one that writes."""
-    if connection.dialect.name == "postgresql":
-        # A process that is stopped in its round would stop everybody's.
-        silence = func.set_config("idle_in_transaction_session_timeout", str(SILENCE_MS), True)
-        await connection.execute(select(silence, func.pg_advisory_xact_lock(_LOCK)))
+    await take_turn(connection, _LOCK, SILENCE_MS)
     now = datetime.now(UTC)
     await _present(connection, call, now)
     said = [availability_from(row) for row in (await connection.execute(select(tables.availability))).mappings()]

@@ -12,7 +12,8 @@ raises. What always holds:
 * A cancel changes no state: a job that completes while its end is asked for has completed. What its process ends as
   is :func:`ends_as`'s to say.
 * Of two states that are not ends, the one seen later (:attr:`JobEvent.at`) counts, however they arrive; but
-  anything known replaces ``UNKNOWN``.
+  anything known replaces ``UNKNOWN``. So does of one state what is said of it: the later outcome and reason count,
+  also when the later news has none, because the job was released.
 
 So the end of a history does not depend on the order, the delay or the repetition of its events. The states
 and the legal steps are Apache Airavata's (``JobStatus`` there), without its dead ends.
@@ -67,6 +68,7 @@ class Why(StrEnum):
     ENDED = "the job ended"
     GIVEN_UP = "nobody will look for the job any more"
     KNOWN = "this was known"
+    TOLD_ANEW = "the state was known; what is said of it is new"
     BACKED = "the end was known from a source that cannot tell all of it; now the scheduler's own record does"
     COMPLETED = "the end was known; this adds what was missing of it"
     OLDER = "it is older than what is known"
@@ -105,7 +107,8 @@ def decide(job: Job, event: JobEvent) -> Decision:
     Events are told apart by the store, so ``DUPLICATE`` never comes from here.
 
     * ``APPLIED``: the job's state is now the event's
-    * ``CONFIRMED``: it was already; an end may have gained an exit code or a stronger source
+    * ``CONFIRMED``: it was already; what is said of it may be new, and an end may have gained an exit code or a
+      stronger source
     * ``CONTRADICTED``: another end than the one on record; which of the two stands, see the module
     * ``LATE``: older than what is known
     * ``IMPOSSIBLE``: about another job (ids are reused after a controller's reset)
@@ -163,11 +166,7 @@ def _step(job: Job, event: JobEvent) -> Decision:
     """News that is not an end, of a job that has not ended."""
     state = event.state
     if state is job.state:
-        if event.given_up and state is _S.UNKNOWN and job.ended_at is None:
-            ended = replace(job, ended_at=event.at, reason=event.reason, outcome=event.outcome)
-            return Decision(Effect.APPLIED, ended, Why.GIVEN_UP)
-        newer = job.state_at is None or event.at > job.state_at
-        return Decision(Effect.CONFIRMED, replace(job, state_at=event.at) if newer else job, Why.KNOWN)
+        return _same_state(job, event)
     if state not in TRANSITIONS[job.state]:
         return Decision(Effect.LATE, job, Why.LONG_SUBMITTED)
     # Who gives up looks back from now; a clock that strays shall not keep a job from it.
@@ -188,6 +187,25 @@ def _step(job: Job, event: JobEvent) -> Decision:
         ),
         _why_step(job, event),
     )
+
+
+def _same_state(job: Job, event: JobEvent) -> Decision:
+    """News of the state that the job is in, which is not an end."""
+    if event.given_up and event.state is _S.UNKNOWN and job.ended_at is None:
+        ended = replace(job, ended_at=event.at, reason=event.reason, outcome=event.outcome)
+        return Decision(Effect.APPLIED, ended, Why.GIVEN_UP)
+    same = (event.outcome, event.reason) == (job.outcome, job.reason)
+    if job.state_at is not None and _in_order(event, event.at) <= _in_order(job, job.state_at):
+        return Decision(Effect.CONFIRMED, job, Why.KNOWN if same else Why.OLDER)
+    if same or job.ended_at is not None:  # who was given up keeps every source's last words
+        return Decision(Effect.CONFIRMED, replace(job, state_at=event.at), Why.KNOWN)
+    heard = replace(job, state_at=event.at, reason=event.reason, outcome=event.outcome)
+    return Decision(Effect.CONFIRMED, heard, Why.TOLD_ANEW)
+
+
+def _in_order(said: Job | JobEvent, at: datetime) -> tuple[datetime, str, str]:
+    """What is said of one state, by its moment; of one moment, an outcome counts more than none."""
+    return at, said.outcome or "", said.reason
 
 
 def _why_step(job: Job, event: JobEvent) -> Why:

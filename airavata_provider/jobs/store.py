@@ -20,10 +20,12 @@ from airavata_provider.jobs.admissions import Admissions
 from airavata_provider.jobs.arrays import elements_of
 from airavata_provider.jobs.cancels import ask_for_end, canceled_news
 from airavata_provider.jobs.handovers import Handovers
+from airavata_provider.jobs.host_uses import HostUses
 from airavata_provider.jobs.mail_folders import MailFolders
 from airavata_provider.jobs.queries import Queries
-from airavata_provider.jobs.unit import Unit, Work, place_of
+from airavata_provider.jobs.unit import Unit, Work, place_of, task_of
 from airavata_provider.jobs.watch import Watcher, listen
+from airavata_provider.models.identity import array_name
 from airavata_provider.models.job import (
     Effect,
     EventSource,
@@ -54,6 +56,7 @@ class JobStore(Queries, Admissions):
         postgres = self._engine.dialect.name == "postgresql"
         self.mail_folders = MailFolders(self._engine)
         self.handovers = Handovers(self._engine)
+        self.host_uses = HostUses(self._engine)
         self._watcher = Watcher(
             self.jobs_named,
             self.versions_since,
@@ -74,6 +77,7 @@ class JobStore(Queries, Admissions):
         await self._watcher.close()
         await self.mail_folders.close()
         await self.handovers.close()
+        await self.host_uses.close()
         await super().close()
 
     # --- jobs and their submission
@@ -114,15 +118,35 @@ class JobStore(Queries, Admissions):
         (array,) = await self.intend_arrays([(job, indices)])
         return array
 
-    async def intend_arrays(self, arrays: Iterable[tuple[Job, Collection[int]]]) -> list[Job]:
-        """:meth:`intend_array` for several at once: all intents are saved, or none."""
+    async def intend_arrays(
+        self,
+        arrays: Iterable[tuple[Job, Collection[int]]],
+        *,
+        after: Collection[Job] = (),
+        unless_ending: Collection[str] = (),
+    ) -> list[Job]:
+        """:meth:`intend_array` for several at once: all intents are saved, or none.
+
+        :param after: their task's arrays so far, as the caller knows them: where there is a later attempt by now,
+            nothing is saved, and nothing returned
+        :param unless_ending: names of arrays and elements of those: the same where somebody asked for the end of one
+        """
         wanted = [(job, sorted(set(indices))) for job, indices in arrays]
         for job, indices in wanted:
             if not indices:
                 raise ValueError(f"array {job.name} has no elements")
         names = tuple(job.name for job, _ in wanted)
+        known = max((job.attempt for job in after), default=0)
+        tasks = tuple({task_of(job) for job in after})
+        asked = {name: array_name(name) for name in unless_ending}
+        touched = tuple({array for name, array in asked.items() if name != array})
 
         def do(unit: Unit) -> list[Job]:
+            if any(unit.last_attempt(task) > known for task in tasks):
+                return []
+            before = (unit.find(name) for name in unless_ending)
+            if any(job is not None and job.cancel_requested_at is not None for job in before):
+                return []
             for job, indices in wanted:
                 if unit.find(job.name) is not None:
                     continue
@@ -133,7 +157,9 @@ class JobStore(Queries, Admissions):
                     unit.add(element)
             return [unit.job(name) for name in names]
 
-        return await self._writer.write(Work("saving an array's intent", do, jobs=names))
+        rows = (*names, *(job.name for job in after), *asked.values())
+        work = Work("saving an array's intent", do, jobs=rows, arrays=touched, tasks=tasks)
+        return await self._writer.write(work)
 
     async def submitted(
         self, name: str, native_id: str, at: datetime, element_id: Callable[[str, int], str] | None = None

@@ -57,6 +57,7 @@ from airavata_provider.errors import (
 )
 from airavata_provider.jobs.submit_script import NONE, Answer, Call, Kind, SubmitScript, read_answer
 from airavata_provider.models.job import Job, SubmissionState
+from airavata_provider.models.outcome import ADVICE, Outcome
 from airavata_provider.schedulers.base import CommandResult, Scheduler
 from airavata_provider.schedulers.record import control_directory
 from airavata_provider.schedulers.request import JobRequest
@@ -161,6 +162,7 @@ async def submit(
         native_id = await _until_told(work, Call(look=not first), say, deadline_s)
     except SubmissionRefused as refusal:
         if not refusal.transient:
+            refusal.advice = refusal.advice or ADVICE[Outcome.REFUSED]
             await store.refused(job.name, refusal.message)
         raise
     except SubmissionUncertain as doubt:

@@ -4,7 +4,8 @@ dataclasses in ``models``.
 ``airavata_job`` is the record of each job and, by its ``submission`` and ``native_id``, the intent to submit
 it; ``airavata_submission`` is the journal of that intent, append-only; ``airavata_job_event`` is every piece
 of news, append-only, with what it did; ``airavata_task`` holds the checkpoints of tasks; ``airavata_lease``
-who runs a service that must run once; ``airavata_placement`` where experiments run that left the choice to us;
+who runs a service that must run once, and how many connections to a host each process has;
+``airavata_placement`` where experiments run that left the choice to us;
 ``airavata_availability`` what people said about resources: drained, down;
 ``airavata_mail_folder`` how far a folder of a mailbox was read; ``airavata_handover`` which experiments have a second
 run, which their job's end starts.

@@ -13,7 +13,7 @@ process. Whoever needs an array's element locks the array's row as well, because
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -37,7 +37,7 @@ from airavata_provider.jobs.rows import (
 from airavata_provider.jobs.state import decide
 from airavata_provider.jobs.statements import PUT_LEASE, PUT_TASK, UPDATE_JOB, say_availability
 from airavata_provider.models.availability import Availability
-from airavata_provider.models.identity import array_name
+from airavata_provider.models.identity import TaskIdentity, array_name
 from airavata_provider.models.job import Effect, Job, JobEvent, TaskRecord
 from airavata_provider.models.placement import Placement
 
@@ -69,6 +69,8 @@ class Work(Generic[T]):
     :param events: the news that it may append
     :param leases: names of the leases that it needs
     :param placements: keys of the placements that it needs
+    :param tasks: submission tasks of which it needs the number of the last attempt; only who has the rows of the
+        attempts before among its ``jobs`` knows that nobody adds another meanwhile
     """
 
     doing: str
@@ -78,6 +80,7 @@ class Work(Generic[T]):
     events: tuple[JobEvent, ...] = ()
     leases: tuple[str, ...] = ()
     placements: tuple[Place, ...] = ()
+    tasks: tuple[TaskIdentity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Unit:
         known: Iterable[tuple[str, str, str]] = (),
         leases: Mapping[str, Lease] | None = None,
         placements: Mapping[Place, Placement] | None = None,
+        attempts: Mapping[TaskIdentity, int] | None = None,
     ) -> None:
         self.now = datetime.now(UTC)
         self._jobs: dict[str, Job] = {}
@@ -106,6 +110,7 @@ class Unit:
         self._known = set(known)
         self._leases = dict(leases or {})
         self._placements = dict(placements or {})
+        self._attempts = dict(attempts or {})
         self.new_jobs: set[str] = set()
         self.changed_jobs: set[str] = set()
         self.made_room = False
@@ -140,6 +145,10 @@ class Unit:
             raise JobUnknown(f"no job {name!r}", where="job store")
         return job
 
+    def last_attempt(self, task: TaskIdentity) -> int:
+        """The number of a submission task's last attempt, 0 where there is none; the work asked for it."""
+        return self._attempts.get(task, 0)
+
     def add(self, job: Job) -> Job:
         """A new job, which :meth:`find` did not find."""
         job = replace(job, created_at=job.created_at or self.now, changed_at=self.now, version=1)
@@ -147,6 +156,8 @@ class Unit:
         self.new_jobs.add(job.name)
         if job.array is not None:
             self._move(job.array, None, job)
+        elif (task := task_of(job)) in self._attempts:
+            self._attempts[task] = max(job.attempt, self._attempts[task])
         return job
 
     def save(self, job: Job) -> Job:
@@ -279,7 +290,9 @@ class Unit:
             query = select(tables.placement).where(key.in_(places)).order_by(*tables.placement.primary_key)
             rows = (await connection.execute(_locking(query))).mappings()
             placed = {place_of(each): each for each in map(placement_from, rows)}
-        return cls(jobs, known, held, placed)
+        # After the locks: who adds an attempt holds them until its row can be seen.
+        attempts = await _last_attempts(connection, {task for each in work for task in each.tasks})
+        return cls(jobs, known, held, placed, attempts)
 
     async def flush(self, connection: AsyncConnection) -> None:
         """Write what changed."""
@@ -330,6 +343,26 @@ class Unit:
                 .where(column.dag_id == key[0], column.experiment_id == key[1], column.born == key[2])
                 .values(placement_values(self._placements[key]))
             )
+
+
+async def _last_attempts(connection: AsyncConnection, tasks: Collection[TaskIdentity]) -> dict[TaskIdentity, int]:
+    if not tasks:
+        return {}
+    column = tables.job.c
+    key = (column.dag_id, column.experiment_id, column.task_id, column.map_index, column.born)
+    wanted = [(task.dag_id, task.experiment_id, task.task_id, task.map_index, task.born) for task in tasks]
+    query = (
+        select(*key, func.max(column.attempt).label("last"))
+        .where(tuple_(*key).in_(wanted), column.array.is_(None))
+        .group_by(*key)
+    )
+    found = {TaskIdentity(*row[:-1]): row.last for row in await connection.execute(query)}
+    return {task: found.get(task, 0) for task in tasks}
+
+
+def task_of(job: Job) -> TaskIdentity:
+    """The submission task that a job belongs to."""
+    return TaskIdentity(job.dag_id, job.experiment_id, job.task_id, job.map_index, job.born)
 
 
 def _slices(rows: Sequence[T]) -> Iterable[Sequence[T]]:

@@ -131,7 +131,7 @@ class Job:
     :param walltime_s: the time asked for, in seconds
     :param exit_code: the payload's exit status, once a source told
     :param signal: the signal that ended it
-    :param reason: the scheduler's own words about the end
+    :param reason: the scheduler's own words about its state, or about the end
     :param created_at: when the intent was saved
     :param submitted_at: when the scheduler accepted
     :param started_at: first ACTIVE seen
@@ -141,7 +141,7 @@ class Job:
     :param cancel_requested_at: when someone asked for its end
     :param cancel_requested_by: who
     :param canceled_at: when the scheduler agreed
-    :param outcome: what kind of end, or of waiting, it is; :data:`~airavata_provider.models.outcome.ADVICE` follows
+    :param outcome: what kind of end, or of waiting, it is, where a source told; ``models.advice`` says what to do
     :param priority: its experiment's priority as a number, 0 (LOW) to 3 (URGENT)
     :param admitted_at: when admission let it go to its resource; None while it waits for that
     :param submitting_at: when its submission last began or went on: the scheduler may have it since; None: certainly

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
-from airavata_provider.models.values import Count, Model, Text, lower, shown
+from airavata_provider.models.values import Count, CountOrNone, Model, Text, lower, shown
 
 
 def _address(value: str) -> str:
@@ -31,10 +31,16 @@ def _variable(value: str) -> str:
     return value
 
 
+def _signal(value: object) -> object:
+    """A signal in any case, with or without ``SIG``."""
+    return value.upper().removeprefix("SIG") if isinstance(value, str) else value
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Licence = Annotated[str, AfterValidator(_licence)]
 Variable = Annotated[str, AfterValidator(_variable)]
 MailEvent = Annotated[Literal["begin", "end", "fail", "requeue"], BeforeValidator(lower)]
+Signal = Annotated[Literal["USR1", "USR2", "TERM", "HUP"], BeforeValidator(_signal)]
 
 
 class JobOptions(Model):
@@ -49,6 +55,8 @@ class JobOptions(Model):
     :param tasks_per_node: processes on each node, for what runs in several processes
     :param mail_to: address for the scheduler's mail
     :param mail_events: when it writes one; with an address alone: ``end`` and ``fail``
+    :param signal_before_end_s: seconds before the walltime at which the program gets a signal; 0: never
+    :param signal: which
     """
 
     qos: Text | None = None
@@ -60,6 +68,8 @@ class JobOptions(Model):
     tasks_per_node: Count | None = None
     mail_to: Address | None = None
     mail_events: tuple[MailEvent, ...] | None = None
+    signal_before_end_s: CountOrNone | None = None
+    signal: Signal | None = None
 
 
 def merged(*layers: JobOptions) -> JobOptions:

@@ -34,6 +34,9 @@ class Outcome(StrEnum):
     """Nobody can tell."""
 
 
+STANDSTILLS = frozenset({Outcome.NEVER_STARTS, Outcome.HELD, Outcome.SUSPENDED})
+"""Those of a job that has not ended and does not go on."""
+
 ADVICE: Mapping[Outcome, str] = {
     Outcome.FAILED: "read the job's standard error; the program itself ended with this status",
     Outcome.SIGNALED: "the program crashed or was killed: read its standard error, look for a core file",
@@ -48,4 +51,4 @@ ADVICE: Mapping[Outcome, str] = {
     Outcome.REFUSED: "correct what the scheduler objects to and ask again",
     Outcome.UNKNOWN: "look for it with the scheduler's own tools, then mark its task as it was",
 }
-"""What a user can do about it."""
+"""What a user can do about it; who tells it: ``models.advice``."""

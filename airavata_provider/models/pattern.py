@@ -315,9 +315,10 @@ def _answer_faults(
         if of not in submissions:
             named = "no task" if of is None else f"{shown(of)} is no task"
             yield document.fault(location, f"{named} before this one that submits a job")
-        elif by_id[of].parameters.get("elements"):
-            yield document.fault(location, f"{of!r} submits an array, of which no rule makes another attempt")
         elif goes_elsewhere(task.parameters[field]):
+            if by_id[of].parameters.get("elements"):
+                told = "submits an array, which stays where its elements' files are: so no rule goes elsewhere"
+                yield document.fault(location, f"{of!r} {told}")
             yield from (document.fault(location, each) for each in moving_faults(model.tasks, task, by_id[of]))
 
 

@@ -124,14 +124,15 @@ class Reachable(Model):
 
     :param connection: id of an Airflow Connection
     :param user: log in as this one instead of the Connection's
-    :param max_connections: connections to it from one process at a time
+    :param max_connections: connections to it from the whole deployment at a time
     :param sessions_per_connection: sessions on each (``MaxSessions`` of its sshd, with room for others)
-    :param connects_per_minute: new connections a minute at most (``MaxStartups``, sites' own bans)
+    :param connects_per_minute: new connections a minute at most, from the whole deployment (``MaxStartups``, sites'
+        own bans)
     """
 
     connection: Text | None = None
     user: Text | None = None
-    max_connections: Count = 2
+    max_connections: Count = 4
     sessions_per_connection: Count = 4
     connects_per_minute: Count = 30
     connect_timeout: Duration = 20.0

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from airavata_provider.models.job import Job
+from airavata_provider.models.job import Job, JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.models.values import Count, Model, clock, shown, suggestion, upper, whole_number
 
@@ -139,6 +139,12 @@ def outcome_of(job: Job) -> Outcome | None:
     if job.signal:
         return Outcome.SIGNALED
     return Outcome.FAILED if job.exit_code else None
+
+
+def failed(job: Job) -> bool:
+    """Whether it ended without success, and nobody asked for that: what a rule may answer."""
+    over = job.state is not None and job.state.terminal
+    return over and job.state is not JobState.COMPLETE and job.cancel_requested_at is None
 
 
 def sizes_of(job: Job) -> Sizes:

@@ -130,11 +130,13 @@ def _ends_with_its_first(group: Sequence[TaskSpec]) -> bool:
 def _chains(group: Sequence[TaskSpec], tasks: Sequence[TaskSpec]) -> list[list[TaskSpec]]:
     """The group in pieces of which only the last task is waited for by others."""
     followers = Counter(before for task in tasks for before in task.after)
+    # That rule alone tells one that failed from one that did not run; a piece that ends with the latter has failed.
+    told_apart = {before for task in tasks if task.trigger_rule == "one_done" for before in task.after}
     chain_of: dict[str, list[TaskSpec]] = {}
     chains: list[list[TaskSpec]] = []
     for task in group:
         before = chain_of.get(task.after[0]) if len(task.after) == 1 and followers[task.after[0]] == 1 else None
-        if before is None or not _ends_with_its_first([*before, task]):
+        if before is None or task.id in told_apart or not _ends_with_its_first([*before, task]):
             chains.append(before := [])
         before.append(task)
         chain_of[task.id] = before

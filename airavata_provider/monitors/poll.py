@@ -12,6 +12,7 @@ for longer than its walltime and a grace is given up, as ``UNKNOWN`` for a perso
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -163,8 +164,9 @@ def news(
 ) -> list[JobEvent]:
     """What the look tells that is new. Pure.
 
-    The same state seen again is no news; a state that comes back (a second QUEUED) is, because an event's id
-    holds the record's version that it is news to.
+    The same state seen again is no news, unless it has another outcome than is on record: a job that waits is held,
+    can never start any more, or was released. A state that comes back (a second QUEUED) is news, because an event's
+    id holds the record's version that it is news to.
 
     :param missing_since: by job's name: when a look first found it nowhere
     """
@@ -186,7 +188,7 @@ def _seen(job: Job, status: JobStatus, at: datetime) -> JobEvent | None:
     if job.state is not None and job.state.terminal and not status.state.terminal:
         return None  # the script has told its end, and the scheduler is not done with it yet
     awaited = job.cancel_requested_at is not None and job.canceled_at is None and status.state.terminal
-    if status.state is job.state and job.ended_at is None and not awaited:
+    if status.state is job.state and job.ended_at is None and not awaited and _says_the_same(job, status):
         return None
     reason = status.reason
     if status.state.terminal and status.state is not JobState.COMPLETE:
@@ -205,6 +207,21 @@ def _seen(job: Job, status: JobStatus, at: datetime) -> JobEvent | None:
     )
 
 
+def _says_the_same(job: Job, status: JobStatus) -> bool:
+    """Whether what the scheduler says of a state is on record.
+
+    Its words count where they explain an outcome, and numbers in them never: while a job waits for its turn, both
+    change from look to look.
+    """
+    if status.outcome is not job.outcome:
+        return False
+    return status.outcome is None or _letters(status.reason) == _letters(job.reason)
+
+
+def _letters(words: str) -> str:
+    return re.sub(r"[\W\d_]+", "", words)
+
+
 def _missing(job: Job, at: datetime, since: datetime, patience: Patience) -> JobEvent | None:
     if job.state is not None and job.state.terminal:
         return None
@@ -215,7 +232,8 @@ def _missing(job: Job, at: datetime, since: datetime, patience: Patience) -> Job
         since = min(since, job.state_at)
     if job.state is JobState.NON_CRITICAL_FAIL:
         # Its script said that it was stopped from outside, and it did not come back.
-        return _event(job, JobState.FAILED, at, reason=job.reason or "stopped, and not requeued")
+        reason = job.reason or "stopped, and not requeued"
+        return _event(job, JobState.FAILED, at, reason=reason, outcome=job.outcome)
     if at >= _must_have_ended(job, since, patience) + timedelta(seconds=patience.over_s):
         reason = f"neither the queue nor the history has known it since {since:%Y-%m-%d %H:%M} UTC"
         return _event(job, JobState.UNKNOWN, at, reason=reason, given_up=True)
@@ -259,6 +277,9 @@ def _event(
     outcome: Outcome | None = None,
     given_up: bool = False,
 ) -> JobEvent:
+    if job.state_at is not None and not (state.terminal or given_up):
+        # The record was read before the scheduler was asked: whoever told its state has a clock that is ahead.
+        at = max(at, job.state_at + timedelta.resolution)
     return JobEvent(
         job=job.name,
         source=EventSource.POLL,

@@ -26,7 +26,7 @@ from airavata_provider.schedulers.base import quote
 
 LABEL = "relay"
 MOST_FILES = 1000
-"""Files that one round reads at most; the others wait for the next."""
+"""Files that one round reads at most; the others have their turn in the next."""
 
 KEPT_DAYS = 7
 """Files that nobody could use are removed after that."""
@@ -54,19 +54,25 @@ def directory_url(scratch: str, job: str) -> str:
     return f"file://{scratch.rstrip('/')}/.airavata-relay/{job}"
 
 
-def collect_command(scratch: str, done: Iterable[str] = ()) -> str:
+def collect_command(scratch: str, done: Iterable[str] = (), after: str = "") -> str:
     """Shell lines that remove the files of those names and print the others, framed; status 0 in any case.
 
     Built-ins only for each file: no process is started, however many there are.
+
+    :param after: the name of the last file that the round before read: where there are more than :data:`MOST_FILES`,
+        those have their turn that come after it, then those up to it
     """
     names = " ".join(quote(f"./{name}") for name in done)
     lines = [
         f'cd {quote(scratch.rstrip("/") + "/.airavata-relay")}-"$(id -u)" 2>/dev/null || exit 0',
         f"rm -f {names}" if names else ":",
         f"find . -type f -mtime +{KEPT_DAYS} -exec rm -f {{}} +",
-        "airavata_n=0",
-        "for airavata_f in *.json; do",
-        '  [ -f "$airavata_f" ] || continue',
+        # Names are sorted and compared alike.
+        f"LC_ALL=C airavata_n=0 airavata_turn=after airavata_last={quote(after)}",
+        "for airavata_f in ?*:*.json / ?*:*.json; do",
+        '  if [ "$airavata_f" = / ]; then airavata_turn=upto; continue; fi',
+        '  if [ "$airavata_f" \\> "$airavata_last" ]; then airavata_w=after; else airavata_w=upto; fi',
+        '  [ $airavata_w = $airavata_turn ] && [ -f "$airavata_f" ] || continue',
         f"  airavata_n=$((airavata_n + 1)); [ $airavata_n -le {MOST_FILES} ] || break",
         '  airavata_l=; IFS= read -r airavata_l <"$airavata_f" || :',
         '  printf \'%s|%.9000s\\n\' "$airavata_f" "$airavata_l"',

@@ -18,6 +18,9 @@ from airavata_provider.models.job import EventSource, Job, JobState
 SCRIPT_SOURCES = frozenset({EventSource.WEBHOOK, EventSource.RELAY})
 """Ways on which a job's own script is heard."""
 
+LONG_AGO_S = 900.0
+"""Seconds after which the scheduler's own word on a failure is no more urgent than on a success."""
+
 NEW_S = 60.0
 """A job is new for that long: a scheduler that refuses or cancels it does so soon."""
 
@@ -30,15 +33,14 @@ class Rhythm:
     """Seconds between two questions about one job.
 
     :param base: when nobody else brings news of it
-    :param floor: while news is expected: it is new, or near its expected end
+    :param floor: while news is expected: it is new, or near its expected end, or its script says that it was stopped
+        from outside, and only the scheduler knows why. Two status calls to one scheduler are no closer than that
     :param ceiling: at most, while its script is heard
-    :param settle: while its script says that it was stopped from outside, and only the scheduler knows why
     """
 
     base: float = 30.0
     floor: float = 10.0
     ceiling: float = 300.0
-    settle: float = 5.0
 
     @property
     def least(self) -> float:
@@ -73,13 +75,15 @@ class Hearing:
 def pause(job: Job, now: datetime, rhythm: Rhythm, hearing: Hearing, *, asked: bool = True) -> float:
     """Seconds from the last question about the job, or its last news, to the next question.
 
-    :param asked: whether it was asked about before by whoever asks now
+    :param asked: whether it was asked about since its record last changed
     """
     if job.state is not None and job.state.terminal:
-        # The scheduler's own word is wanted still, of a success not urgently; why a job failed, somebody waits for.
-        return rhythm.ceiling if asked and job.state is JobState.COMPLETE else rhythm.base
+        # The scheduler's own word is wanted still, of a success not urgently; why a job failed, somebody waits for,
+        # but not for hours: a history that cannot be read may stay so.
+        long_ago = job.changed_at is not None and (now - job.changed_at).total_seconds() > LONG_AGO_S
+        return rhythm.ceiling if asked and (long_ago or job.state is JobState.COMPLETE) else rhythm.base
     if job.state is JobState.NON_CRITICAL_FAIL:
-        return min(rhythm.settle, rhythm.base)
+        return rhythm.least
     near = _near_its_end(job, now)
     if hearing.covers(job):
         quiet = (now - job.changed_at).total_seconds() if job.changed_at is not None else 0.0
@@ -117,21 +121,25 @@ def turn(
     *,
     jitter: float = 1.0,
     along: bool = False,
+    rest_s: float = 0.0,
 ) -> Turn:
     """Whom to ask about now.
 
-    When one job is due, all are asked about that would be due within the floor: two questions to one scheduler
-    are thus no closer than that.
+    When one job is due, all are asked about that would be due within the floor.
 
     :param asked: by job's name, when it was last asked about with success
     :param jitter: at most 1: makes pauses a little shorter, so that not all resources are asked in step
     :param along: a command goes there in any case
+    :param rest_s: before that nobody is asked about, whoever is due: the last status call was just now
     """
+    if rest_s > 0:
+        return Turn([], min(rhythm.least, rest_s))
     due = []
     for job in jobs:
         last = asked.get(job.name)
         heard = job.changed_at if last is None else max(last, job.changed_at or last)
-        wait = pause(job, now, rhythm, hearing, asked=last is not None) * jitter
+        asked_since = last is not None and (job.changed_at is None or last >= job.changed_at)
+        wait = pause(job, now, rhythm, hearing, asked=asked_since) * jitter
         passed = (now - heard).total_seconds() if heard is not None else wait
         due.append((wait - passed, job))
     chosen = [job for left, job in due if left <= rhythm.least]

@@ -12,15 +12,18 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from airavata_provider import __version__
-from airavata_provider.plugin import experiments, webhook
+from airavata_provider.plugin import experiments, listener, webhook
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Start second runs while the server runs; close the job store with it."""
+    """Hear of what is marked failed, and start second runs, while the server runs; close the job store with it."""
+    from airflow.listeners.listener import get_listener_manager
+
     from airavata_provider.jobs.store import get_store
     from airavata_provider.plugin.second_runs import second_runs
 
+    get_listener_manager().add_listener(listener)  # type: ignore[no-untyped-call]
     async with second_runs(get_store()):
         yield
     await get_store().close()

@@ -27,6 +27,7 @@ from airavata_provider.deployment import Deployment, get_deployment
 from airavata_provider.errors import CatalogError, ExperimentRefused
 from airavata_provider.models.resolved import ResolvedExperiment
 from airavata_provider.models.split import first_dag
+from airavata_provider.plugin.callers import path_of, user_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -134,14 +135,8 @@ def catalog_broken(error: CatalogError) -> JSONResponse:
 
 async def may_trigger(request: Request, dag_id: str) -> bool:
     """Whether Airflow would let this request's caller trigger that DAG."""
-    from airflow.api_fastapi.core_api.security import bearer_scheme, get_user
-    from fastapi import HTTPException
-
-    try:
-        user = await get_user(request, None, await bearer_scheme(request))
-    except HTTPException:
-        return False
-    return await run_in_threadpool(user_may, user, "POST", dag_id)
+    user = await user_of(request)
+    return user is not None and await run_in_threadpool(user_may, user, "POST", dag_id)
 
 
 def user_may(user: Any, method: Any, dag_id: str) -> bool:
@@ -166,9 +161,7 @@ def _dag_to_trigger(scope: Scope) -> str | None:
     """The DAG that a request wants to trigger, None for every other request."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    match = _TRIGGER.fullmatch(path.removeprefix(root) if root else path)
+    match = _TRIGGER.fullmatch(path_of(scope))
     return match[1] if match else None
 
 

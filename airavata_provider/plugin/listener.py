@@ -1,7 +1,8 @@
 """Hears of people who mark tasks or runs as failed, and puts the end of their jobs on record.
 
 The trigger of a task is told too, but only when its triggerer lives through it, and between two tasks of a run
-there is no trigger at all. What is on record here, the reconciler repeats until the scheduler agrees.
+there is no trigger at all. What is on record here, the reconciler repeats until the scheduler agrees. Who marked it,
+``runs.asker`` knows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from airflow.listeners import hookimpl
 
 from airavata_provider.models.identity import birth
 from airavata_provider.models.split import first_dag
+from airavata_provider.runs import asker
 
 _LOG = logging.getLogger(__name__)
 _BY_HAND = "manually set"
@@ -59,6 +61,8 @@ def jobs_of_task(task_instance: Any) -> set[str] | None:
 def _cancel(dag_run: Any, tasks: set[str] | None) -> None:
     from airavata_provider.jobs.store import close_store, get_store
 
+    by = asker()
+
     async def work() -> None:
         try:
             store = get_store()
@@ -71,7 +75,7 @@ def _cancel(dag_run: Any, tasks: set[str] | None) -> None:
                     and (job.state is None or not job.state.terminal)
                     and (tasks is None or job.task_id in tasks)
                 ):
-                    await store.request_cancel(job.name, "marked failed in Airflow")
+                    await store.request_cancel(job.name, by)
         finally:
             await close_store()
 

@@ -25,11 +25,19 @@ from typing import ClassVar
 from airavata_provider.errors import ConfigurationError, SubmissionRefused, SubmissionUncertain
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
+from airavata_provider.schedulers.load import QueueLoad
+from airavata_provider.schedulers.notice import BY_SCRIPT, SIGNAL_FIELDS
 from airavata_provider.schedulers.request import Inexpressible, JobRequest, Option, asked
 
 _NOTHING = re.compile(r"(?!)")
 _WORDS = 1000
 """Characters of a refusal that are told: its end."""
+
+SHORTER = (
+    "lower the resource's max_array_size, so that it is split into arrays that fit, and clear the task; or ask for"
+    " fewer elements"
+)
+"""What helps against the refusal of an array that is too long."""
 
 
 def quote(value: str) -> str:
@@ -107,6 +115,7 @@ class SubmitWords:
     :param uncertain: after these words the job may have been accepted, whatever else is said
     :param later: words of a refusal that time cures: too many jobs there, or a queue that is closed
     :param refused: words of the other certain refusals
+    :param too_long: words of a certain refusal of an array that is longer than the cluster takes
     :param later_statuses: exit statuses that say what ``later`` does
     :param statuses: the command's own exit statuses, and not those of what ended it
     """
@@ -118,6 +127,7 @@ class SubmitWords:
     later: re.Pattern[str] = _NOTHING
     said: re.Pattern[str] = _NOTHING
     bare: re.Pattern[str] = _NOTHING
+    too_long: re.Pattern[str] = _NOTHING
     later_statuses: Container[int] = ()
     statuses: Container[int] = (*range(1, 124), 255)
 
@@ -158,11 +168,6 @@ class Scheduler(ABC):
 
     enforces_walltime: ClassVar[bool] = True
     """Whether the scheduler ends a job at its walltime; else the job's script does it itself."""
-
-    gives_notice: ClassVar[bool] = True
-    """Whether :meth:`directives` can ask the scheduler to send the script SIGUSR1 before the walltime is over; else
-    the job's script does it itself.
-    """
 
     reserved_exits: ClassVar[Sequence[int]] = ()
     """Exit statuses of a job that mean something else to the scheduler than an end (run it again); a script ends with
@@ -249,12 +254,32 @@ class Scheduler(ABC):
         lines = [*self.fixed(request), *table, *(line for line in raw if not line.startswith("!"))]
         return [f"{self.prefix} {line}".strip() for line in lines]
 
+    @property
+    def entries(self) -> Sequence[Option]:
+        """The whole table: :attr:`options`, and the signal before the walltime, which the job's script sends where
+        they have no words for it.
+        """
+        said = {name for option in self.options for name in option.fields}
+        return self.options if said.intersection(SIGNAL_FIELDS) else (*self.options, BY_SCRIPT)
+
+    def gives_notice(self, request: JobRequest) -> bool:
+        """Whether a directive asks the scheduler to send the script SIGUSR1 before the walltime is over; else the
+        script does it itself.
+        """
+        for option in self.options:
+            if "signal_before_end_s" in option.fields:
+                try:
+                    return any(option.lines(request))
+                except Inexpressible:
+                    return False
+        return False
+
     def unsupported(self, request: JobRequest) -> Mapping[str, str]:
         """What is asked for and cannot be expressed here: by field's name, why."""
         wanted = asked(request)
-        known = {name for option in self.options for name in option.fields}
+        known = {name for option in self.entries for name in option.fields}
         found = dict.fromkeys(sorted(wanted - known), f"{self.name} has no words for it")
-        for option in self.options:
+        for option in self.entries:
             if wanted.intersection(option.fields):
                 try:
                     tuple(option.lines(request))
@@ -299,7 +324,7 @@ class Scheduler(ABC):
         if certain and not say.uncertain.search(text):
             later = result.exit_status in say.later_statuses or say.later.search(text) is not None
             if later or say.refused.search(text):
-                refusal = SubmissionRefused(words)
+                refusal = SubmissionRefused(words, advice=SHORTER if say.too_long.search(text) else None)
                 refusal.transient = later
                 raise refusal
         raise SubmissionUncertain(f"{say.command} ended with status {result.exit_status}: {words or 'no words'}")
@@ -365,6 +390,22 @@ class Scheduler(ABC):
         """Command that ends those jobs; harmless for jobs that ended already. Asked again until they are
         gone. The id of an array ends all its elements.
         """
+
+    def load_command(self, queues: Sequence[str]) -> str | None:
+        """Command that asks how full those queues are, by everybody's jobs; None: the scheduler cannot be asked.
+
+        It has to be cheap for the scheduler and its answer short, however many jobs there are.
+
+        :param queues: the scheduler's names for them; "" for where a job goes that names none
+        """
+        return None
+
+    def parse_load(self, result: CommandResult, queues: Sequence[str]) -> Mapping[str, QueueLoad]:
+        """How full they are; a queue that is not in the mapping is not known there.
+
+        :raises AnswerUnreadable: the answer as a whole cannot be trusted
+        """
+        raise NotImplementedError(f"{self.name} does not tell how full its queues are")
 
 
 def _lines(text: str) -> str:

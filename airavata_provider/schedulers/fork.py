@@ -250,7 +250,7 @@ class Fork(Scheduler):
 
 def _native_id(text: str) -> str | None:
     words = text.split()
-    if len(words) != 4 or not words[0].isdigit():
+    if len(words) != 4 or not words[0].isdecimal():
         return None
     return f"{words[0]}.{words[1]}"
 

@@ -124,7 +124,7 @@ def frames(text: str) -> Iterator[tuple[str, Frame]]:
                 label, lines = rest, []
         elif line.startswith(f"{_END} {label} "):
             status, whole_, errors = line[len(_END) + len(label) + 2 :].partition(" ")
-            if not (whole_ and status.isdigit()):
+            if not (whole_ and status.isdecimal()):
                 raise AnswerUnreadable(f"no status at the end of the answer {label}: {line[:200]!r}")
             kept = lines[:-1] if lines and not lines[-1] else lines
             yield label, Frame(int(status), tuple(kept), errors.strip())

@@ -20,12 +20,16 @@ from airavata_provider.errors import AnswerUnreadable, ConfigurationError
 from airavata_provider.models.job import JobState
 from airavata_provider.schedulers import ends, frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
+from airavata_provider.schedulers.counting import LIMIT_S, counted
 from airavata_provider.schedulers.htcondor_options import HOPELESS, KEPT_S, OPTIONS, value
 from airavata_provider.schedulers.htcondor_queries import (
     AWK,
+    CPUS,
+    JOBS,
     as_json,
     by_log,
     cluster_of,
+    counts_of,
     exactly,
     log_of,
     of_clusters,
@@ -41,6 +45,7 @@ from airavata_provider.schedulers.htcondor_states import (
     log_cluster,
     ours,
 )
+from airavata_provider.schedulers.load import QueueLoad
 from airavata_provider.schedulers.record import control_directory, make_directories
 from airavata_provider.schedulers.request import JobRequest, Option
 
@@ -71,6 +76,7 @@ _WORDS = SubmitWords(
     refused=re.compile(
         r"\bERROR\b|would exceed|not allowed|denied|disabled|can't open|no such|failed to", re.IGNORECASE
     ),
+    too_long=re.compile(r"MAX_JOBS_PER_SUBMISSION"),
 )
 _TROUBLE = re.compile(rf"{_UNCERTAIN.pattern}|failed to fetch|error|can't find|unknown option|invalid", re.IGNORECASE)
 _NO_HISTORY = re.compile(r"no history file|history file.* (?:not|is not) defined", re.IGNORECASE)
@@ -324,6 +330,25 @@ class HTCondor(Scheduler):
                 "  esac",
             ]
         return "\n".join(lines)
+
+    def load_command(self, queues: Sequence[str]) -> str | None:
+        """``condor_status`` of the pool's access points and machines: the collector knows them, no queue is asked."""
+        jobs = f"airavata_limit {LIMIT_S} condor_status -schedd -af TotalIdleJobs TotalRunningJobs"
+        cpus = f"airavata_limit {LIMIT_S} condor_status -af State Cpus"
+        frames = (frame.frame("jobs", counted(jobs, JOBS)), frame.frame("cpus", counted(cpus, CPUS)))
+        return "\n".join((frame.SETUP, *frames))
+
+    def parse_load(self, result: CommandResult, queues: Sequence[str]) -> Mapping[str, QueueLoad]:
+        """The pool's, for whatever queue: HTCondor has none."""
+        answers = {label: frame.whole(result.stdout, label, stderr=result.stderr) for label in ("jobs", "cpus")}
+        faults = {label: _fault(answer) for label, answer in answers.items()}
+        counts = {label: None if faults[label] else counts_of(answer.lines) for label, answer in answers.items()}
+        (waiting, running), (busy, free) = (counts[label] or (None, None) for label in ("jobs", "cpus"))
+        if waiting is None and not busy and not free:
+            words = "; ".join(f"{label}: {fault or 'none'}" for label, fault in faults.items())
+            raise AnswerUnreadable(f"condor_status: {words}")
+        up = None if busy is None or free is None else busy + free
+        return dict.fromkeys(queues, QueueLoad(waiting, running, up, busy))
 
 
 def _queue(request: JobRequest) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from airavata_provider.schedulers.base import JobRef
+from airavata_provider.schedulers.counting import COUNTED
 from airavata_provider.schedulers.record import control_directory
 
 MAX_CLUSTERS = 2000
@@ -20,6 +21,25 @@ AWK = (
     "keep > 0 { print; keep-- }"
 )
 """Of each log the events that matter, with the three lines after them."""
+
+
+JOBS = f'$1~/^[0-9]+$/&&$2~/^[0-9]+$/{{n++;w+=$1;r+=$2}}END{{if(n)print w+0, r+0 "\\n{COUNTED}"}}'
+"""An awk program: of the access points' idle and running jobs the sums; nothing where there is no access point."""
+
+CPUS = (
+    "$1~/^(Claimed|Matched|Preempting)$/{b+=$2}$1~/^(Unclaimed|Backfill)$/{f+=$2}"
+    f'END{{print b+0, f+0 "\\n{COUNTED}"}}'
+)
+"""Of slots' states and CPUs the sums: those that are taken, and those that are free. What is left of a partitionable
+slot is a slot; one that its owner uses, or that is drained, is no slot for jobs.
+"""
+
+
+def counts_of(lines: Iterable[str]) -> tuple[int, int] | None:
+    """The two numbers that :data:`JOBS` or :data:`CPUS` printed; None when nothing was counted."""
+    rows = list(lines)
+    match = re.fullmatch(r"(\d+) (\d+)", rows[0]) if rows[1:] == [COUNTED] else None
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def string(text: str) -> str:
@@ -50,7 +70,7 @@ def exactly(jobs: Sequence[JobRef]) -> Iterator[str]:
         name = f"ClusterId == {cluster} && AiravataJob == {string(job.name)}"
         if "[" in job.native_id:
             index = job.native_id.partition("[")[2].rstrip("]")
-            elements.setdefault((cluster, name), []).append(index if index.isdigit() else "-1")
+            elements.setdefault((cluster, name), []).append(index if index.isdecimal() else "-1")
         else:
             yield f"({name})"
     for (_, name), indices in elements.items():

@@ -19,13 +19,16 @@ from typing import ClassVar
 from airavata_provider.errors import AnswerUnreadable, ConfigurationError
 from airavata_provider.schedulers import ends, frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
+from airavata_provider.schedulers.counting import LIMIT_S
+from airavata_provider.schedulers.load import QueueLoad, together
 from airavata_provider.schedulers.lsf_options import OPTIONS, array_name
-from airavata_provider.schedulers.lsf_states import status
+from airavata_provider.schedulers.lsf_states import loads_of, status
 from airavata_provider.schedulers.record import make_directories
 from airavata_provider.schedulers.request import Inexpressible, JobRequest, Option, ranges
 
 _ENVIRONMENT = (
-    "unset LSB_BJOBS_FORMAT LSB_BJOBS_CONSISTENT_EXIT_CODE LSB_BHIST_HOURS; export LSB_NTRIES=2 LC_ALL=C LANG=C"
+    "unset LSB_BJOBS_FORMAT LSB_BJOBS_CONSISTENT_EXIT_CODE LSB_BHIST_HOURS LSB_BQUEUES_FORMAT;"
+    " export LSB_NTRIES=2 LC_ALL=C LANG=C"
 )
 """A user's own formats change what is printed. ``LSB_NTRIES``: LSF's commands wait for their daemon for ever by
 default, and ``bsub`` for a place when a user has too many pending jobs.
@@ -63,6 +66,8 @@ _WORDS = SubmitWords(
         re.IGNORECASE,
     ),
     refused=re.compile(r"not submitted|aborted by esub|bad .*option|illegal option|usage: bsub", re.IGNORECASE),
+    # MAX_JOB_ARRAY_SIZE.
+    too_long=re.compile(r"array index too large", re.IGNORECASE),
 )
 _NOT_OURS = frozenset({"-J", "-K", "-I", "-Ip", "-Is", "-IX", "-o", "-oo", "-cwd", "-pack", "-json", "-jsdl", "-H"})
 
@@ -92,7 +97,6 @@ class Lsf(Scheduler):
     native_id_expression: ClassVar[str] = _NATIVE
     index_expression: ClassVar[str | None] = "$((LSB_JOBINDEX - 1))"
     restart_expression: ClassVar[str] = "${airavata_starts:-0}"
-    gives_notice: ClassVar[bool] = False
 
     def element_id(self, native_id: str, index: int) -> str:
         """``123[5]`` for the index 4."""
@@ -235,6 +239,19 @@ class Lsf(Scheduler):
             )
         )
 
+    def load_command(self, queues: Sequence[str]) -> str | None:
+        """``bqueues``, which has counted everybody's jobs."""
+        return "\n".join((frame.SETUP, _ENVIRONMENT, frame.frame("queues", f"airavata_limit {LIMIT_S} bqueues -w")))
+
+    def parse_load(self, result: CommandResult, queues: Sequence[str]) -> Mapping[str, QueueLoad]:
+        """By queue, ``a b`` for both together, "" for all of them: which one is the default, they do not tell."""
+        answer = frame.whole(result.stdout, "queues", stderr=result.stderr)
+        found = loads_of(answer.lines)
+        if (fault := _fault(answer)) or not found:
+            raise AnswerUnreadable(f"bqueues: {fault or 'an answer without figures'}")
+        loads = {queue: together(found[each] for each in queue.split() or [""] if each in found) for queue in queues}
+        return {queue: load for queue, load in loads.items() if load is not None}
+
 
 def _ids(jobs: Iterable[JobRef]) -> str:
     """The jobs' ids as arguments, elements of one array together: ``12 '34[1-3,7]'``."""
@@ -242,7 +259,7 @@ def _ids(jobs: Iterable[JobRef]) -> str:
     words = []
     for job in jobs:
         number, bracket, index = job.native_id.rstrip("]").partition("[")
-        if bracket and index.isdigit():
+        if bracket and index.isdecimal():
             arrays.setdefault(number, []).append(int(index))
         else:
             words.append(quote(job.native_id))
@@ -269,7 +286,7 @@ def _rows(lines: Iterable[str]) -> Iterator[_Row]:
         native_id, stat, code, name, ended, waits = ("" if cell == "-" else cell for cell in cells)
         if re.fullmatch(r"\d+(?:\[\d+\])?", native_id):
             native_id, name = _element(native_id, name)
-            yield _Row(native_id, stat, int(code) if code.isdigit() else None, name, ended, waits)
+            yield _Row(native_id, stat, int(code) if code.isdecimal() else None, name, ended, waits)
 
 
 def _element(native_id: str, name: str) -> tuple[str, str]:
@@ -277,7 +294,7 @@ def _element(native_id: str, name: str) -> tuple[str, str]:
     if match is None:
         return native_id, name
     # A history may show the whole array's name beside an element's id.
-    known = native_id.endswith("]") or not match[2].isdigit()
+    known = native_id.endswith("]") or not match[2].isdecimal()
     return native_id if known else f"{native_id}[{match[2]}]", match[1]
 
 

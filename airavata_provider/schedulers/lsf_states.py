@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import JobRef, JobStatus
 from airavata_provider.schedulers.ends import code_and_signal
+from airavata_provider.schedulers.load import QueueLoad, together
 
 log = logging.getLogger(__name__)
 
@@ -152,3 +154,28 @@ def _exit(job: JobRef, code: int | None, signal: int | None, ended: str) -> JobS
 @cache
 def _warn(word: str) -> None:
     log.warning("LSF's job state %r is not known here; taken as UNKNOWN", word)
+
+
+def loads_of(lines: Iterable[str]) -> Mapping[str, QueueLoad]:
+    """How full queues are, by ``bqueues -w``; "" is all of them together.
+
+    LSF counts tasks, which are slots; only ``PJOBS``, where it is there, are jobs. ``MAX`` is how many slots the
+    queue may have, a dash where it has no limit of its own. Only one that is ``Open:Active``
+    takes jobs and starts them.
+    """
+    names: list[str] = []
+    found: dict[str, QueueLoad] = {}
+    for line in lines:
+        words = line.split()
+        if words[:1] == ["QUEUE_NAME"]:
+            names = words
+        elif names and len(words) == len(names):
+            told = dict(zip(names, words, strict=True))
+            row = {name: int(word) for name, word in told.items() if word.isdecimal()}
+            if "PEND" in row and "RUN" in row:
+                closed = told.get("STATUS", "Open:Active") != "Open:Active"
+                found[words[0]] = QueueLoad(row.get("PJOBS", row["PEND"]), None, row.get("MAX"), row["RUN"], closed)
+    if (every := together(found.values())) is not None:
+        # Queues share the cluster's slots: the sum of what each may have is more than there are.
+        found[""] = replace(every, cpus=None)
+    return found

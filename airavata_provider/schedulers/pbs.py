@@ -22,10 +22,14 @@ from airavata_provider.errors import AnswerUnreadable, ConfigurationError
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import ends, frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
+from airavata_provider.schedulers.counting import LIMIT_S
+from airavata_provider.schedulers.load import QueueLoad
 from airavata_provider.schedulers.pbs_answers import (
     Attributes,
+    loads_of,
     named,
     parse_jobs,
+    parse_queues,
     sequence,
     status,
     unexplained,
@@ -60,6 +64,8 @@ _WORDS = SubmitWords(
         re.IGNORECASE,
     ),
     refused=re.compile(r"\bqsub: "),
+    # max_array_size (PBS Pro); max_job_array_size (Torque).
+    too_long=re.compile(r"array job exceeds .*size limit|array size too large", re.IGNORECASE),
     # An error's number modulo 256.
     statuses=range(1, 256),
 )
@@ -100,7 +106,6 @@ class PBSFamily(Scheduler):
     prefix: ClassVar[str] = "#PBS"
     submit_words: ClassVar[SubmitWords | None] = _WORDS
     native_id_expression: ClassVar[str] = "${PBS_JOBID:-unknown}"
-    gives_notice: ClassVar[bool] = False
     ours: ClassVar[str]
     """Letters of options that no raw directive may have."""
 
@@ -232,6 +237,19 @@ class PBSFamily(Scheduler):
                 f"case $? in {_GONE}) exit 0;; *) exit 1;; esac",
             )
         )
+
+    def load_command(self, queues: Sequence[str]) -> str | None:
+        """``qstat`` for all queues, whose jobs the server has counted; in full, because else their names are cut."""
+        return "\n".join((frame.SETUP, frame.frame("queues", f"airavata_limit {LIMIT_S} qstat -Q -f")))
+
+    def parse_load(self, result: CommandResult, queues: Sequence[str]) -> Mapping[str, QueueLoad]:
+        """By queue, "" for all of them together: which one is the default, they do not tell."""
+        answer = frame.whole(result.stdout, "queues", stderr=result.stderr)
+        found = parse_queues(answer.lines)
+        if answer.status != 0 or not found:
+            words = answer.errors[-500:] or f"status {answer.status} and {len(found)} queues"
+            raise AnswerUnreadable(f"qstat: {words}")
+        return loads_of(found, queues)
 
 
 class PBS(PBSFamily):

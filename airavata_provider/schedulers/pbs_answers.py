@@ -1,7 +1,8 @@
 """What PBS Pro, OpenPBS and Torque say about jobs: ``qstat -f`` as text and as JSON, exit statuses, comments.
 
 Read with the sources of OpenPBS 23.06 (``job.h``: ``JOB_EXEC_*``, substates; ``svr_jobfunc.c``: comments) and
-Torque 7 (``pbs_error_db.h``, ``mom_main.c``), and their man pages. Pure; no Airflow.
+Torque 7 (``pbs_error_db.h``, ``mom_main.c``), and their man pages; Torque's statuses with "Job Exit Status" of its
+Administrator Guide, 6.1.2. Pure; no Airflow.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import cache
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import JobRef, JobStatus
+from airavata_provider.schedulers.load import QueueLoad, added, together
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +58,43 @@ _NODE = re.compile(r"\bnode (?:fail|crash|reboot|down)|mom is down|could not con
 _PREEMPTED = re.compile(r"preempt", re.IGNORECASE)
 _DELETED = re.compile(r"\bterminated\b|\bjob deleted\b|deleted as result of dependency", re.IGNORECASE)
 _NEVER = re.compile(r"can never run", re.IGNORECASE)
-_NODE_CODES = frozenset({-4, -5, -6, -14, -20})
-"""The execution daemon was started anew, or it or another node's was lost."""
+
+CODES: Mapping[int, Outcome] = {
+    -4: Outcome.NODE_FAILURE,
+    -5: Outcome.NODE_FAILURE,
+    -6: Outcome.NODE_FAILURE,
+    -14: Outcome.NODE_FAILURE,
+    -20: Outcome.NODE_FAILURE,
+    -26: Outcome.OUT_OF_MEMORY,
+    -27: Outcome.OUT_OF_MEMORY,
+    -28: Outcome.WALLTIME,
+    -29: Outcome.WALLTIME,
+}
+"""What exit statuses below zero, which are PBS's own word, tell of an end: the execution daemon was started anew, or
+it or another node's was lost; a limit of vmem, mem, cput or walltime was exceeded. With any other, the job could not
+be started, or was given up.
+"""
+
+TORQUE_CODES: Mapping[int, Outcome] = {
+    -4: Outcome.NODE_FAILURE,
+    -5: Outcome.NODE_FAILURE,
+    -6: Outcome.NODE_FAILURE,
+    -10: Outcome.OUT_OF_MEMORY,
+    -11: Outcome.WALLTIME,
+    -12: Outcome.WALLTIME,
+}
+"""The same of Torque, which counts otherwise."""
 
 _TERMINATED = "91"
 """The substate of a job that somebody deleted (PBS)."""
 
 _SIGNALS = frozenset({2, 9, 15})
 """INT KILL TERM: what ends a job from outside."""
+
+
+def signal_of(code: int) -> int | None:
+    """The signal that ended a job with that exit status: from 256 up PBS tells it, from 129 on a shell does."""
+    return code - 256 if code >= 256 else code - 128 if 128 < code <= 192 else None
 
 
 def parse_jobs(lines: Sequence[str]) -> list[Attributes]:
@@ -99,6 +130,49 @@ def parse_text(lines: Iterable[str]) -> list[Attributes]:
         else:
             last = ""
     return list(jobs)
+
+
+def parse_queues(lines: Iterable[str]) -> Mapping[str, Attributes]:
+    """Queues by name, as ``qstat -Q -f`` prints them: as jobs, and a long value goes on after a tab or blanks."""
+    queues: dict[str, dict[str, str]] = {}
+    queue: dict[str, str] = {}
+    last = ""
+    for line in lines:
+        if line.startswith("Queue: "):
+            queue, last = queues.setdefault(line.removeprefix("Queue: ").strip(), {}), ""
+        elif match := re.match(r" {4}([A-Za-z_][\w.]*) = (.*)$", line):
+            last = match[1].lower()
+            queue[last] = match[2]
+        elif last and re.match(r"\t| {8}", line):
+            queue[last] += line.strip()
+        else:
+            last = ""
+    return queues
+
+
+def loads_of(queues: Mapping[str, Attributes], names: Iterable[str]) -> Mapping[str, QueueLoad]:
+    """How full queues are, by the server's counts; "" is all of them. To a routing queue's jobs belong those of the
+    queues where it leads. One that is not enabled takes no jobs, one that is not started starts none. What stands
+    behind a queue's ``@`` is its server.
+    """
+    counts: dict[str, QueueLoad] = {}
+    for name, queue in queues.items():
+        states = dict(re.findall(r"(\w+):(\d+)", queue.get("state_count", "")))
+        if "Queued" in states and "Running" in states:
+            closed = "False" in (queue.get("enabled"), queue.get("started"))
+            counts[name] = QueueLoad(int(states["Queued"]), int(states["Running"]), closed=closed)
+    found = {}
+    for asked in names:
+        name = asked.partition("@")[0]
+        goes = re.split(r"[,\s]+", queues.get(name, {}).get("route_destinations", ""))
+        others = {each.partition("@")[0] for each in goes} - {name} if name else set(counts)
+        # Of those that it leads to, the open ones; but nothing gets past itself when it is closed.
+        leads = together(counts[each] for each in sorted(others) if each in counts)
+        here = counts.get(name)
+        load = leads if not name else here if here is None or leads is None else added((here, leads))
+        if load is not None:
+            found[asked] = load
+    return found
 
 
 def _json(lines: Sequence[str]) -> list[Attributes]:
@@ -212,32 +286,34 @@ def _end(job: Attributes, ref: JobRef, letter: str, said: str) -> JobStatus:
     code = _number(job.get("exit_status"))
     outcome, reason = _outcome(job, code, said)
     state = {Outcome.COMPLETED: JobState.COMPLETE, Outcome.CANCELED: JobState.CANCELED}.get(outcome, JobState.FAILED)
-    signal = None
+    signal = None if code is None else signal_of(code)
     if code is not None and code >= 256:
         code, signal = 128 + (code - 256) % 128, (code - 256) % 128
-    elif code is not None and 128 < code <= 192:
-        signal = code - 128
     elif code is not None and code < 0:
         code = None
     return JobStatus(ref.native_id, state, letter, ref.name, code, signal, reason, outcome)
 
 
 def _outcome(job: Attributes, code: int | None, said: str) -> tuple[Outcome, str]:
-    """What kind of end, and the words for it; the first rule that holds.
-
-    A status from 256 up is PBS's own: the job was ended by signal n - 256.
-    """
+    """What kind of end, and the words for it; the first rule that holds."""
     deleted = job.get("substate") == _TERMINATED or bool(_DELETED.search(said))
-    signal = None if code is None else code - 256 if code >= 256 else code - 128 if 128 < code <= 192 else None
-    late = code == -29 or bool(_WALLTIME.search(said)) or (signal in _SIGNALS and _over_time(job))
+    torque = job.get("job_state") == "C"
+    meant = None if code is None else (TORQUE_CODES if torque else CODES).get(code)
+    signal = None if code is None else signal_of(code)
+    late = bool(_WALLTIME.search(said)) or (signal in _SIGNALS and _over_time(job))
     # Torque has no substate for a deleted job; its SIGTERM is all that is seen of it.
-    ended = signal == 15 and job.get("job_state") == "C"
+    ended = signal == 15 and torque
     rules = (
         (late, Outcome.WALLTIME, _used(job)),
-        (code in (-26, -27) or (code != 0 and bool(_MEMORY.search(said))), Outcome.OUT_OF_MEMORY, "memory"),
+        (meant is Outcome.WALLTIME, Outcome.WALLTIME, f"Exit_status {code}: {_used(job)}"),
+        (
+            meant is Outcome.OUT_OF_MEMORY or (code != 0 and bool(_MEMORY.search(said))),
+            Outcome.OUT_OF_MEMORY,
+            "memory",
+        ),
         (deleted, Outcome.CANCELED, "deleted"),
         (
-            code in _NODE_CODES or (code != 0 and bool(_NODE.search(said))),
+            meant is Outcome.NODE_FAILURE or (code != 0 and bool(_NODE.search(said))),
             Outcome.NODE_FAILURE,
             f"Exit_status {code}",
         ),
@@ -270,7 +346,7 @@ def _used(job: Attributes) -> str:
 def _seconds(text: str | None) -> int | None:
     total = 0
     for part in (text or "x").split(":"):
-        if not part.isdigit() or len(part) > 9:
+        if not part.isdecimal() or len(part) > 9:
             return None
         total = total * 60 + int(part)
     return total

@@ -177,7 +177,7 @@ def _queue(request: JobRequest) -> Iterable[str]:
 def _custom(request: JobRequest) -> Iterable[str]:
     for each in request.licenses:
         name, _, count = each.partition(":")
-        if count and not count.isdigit():
+        if count and not count.isdecimal():
             raise ConfigurationError(f"licenses cannot carry {each!r}")
         yield f"-l {_plain('licenses', name)}={count or 1}"
 
@@ -268,7 +268,7 @@ def _generic(request: JobRequest) -> Iterable[str]:
     words = []
     for each in request.licenses:
         name, _, count = each.partition(":")
-        if count and not count.isdigit():
+        if count and not count.isdecimal():
             raise ConfigurationError(f"licenses cannot carry {each!r}")
         words.append(f"{_plain('licenses', name)}:{count or 1}")
     return [f"-l gres={'+'.join(words)}"] if words else []

@@ -10,6 +10,8 @@ The control directory is ``<working directory>/.airavata/<job name>`` (mode 700)
 ``started``    native id and restart count, written by the script when it starts
 ``process``    (``fork``) process id, start time, boot id and host
 ``exit``       the record of the end, one line of JSON
+``pid``        the payload's process; a dot and the restart count follow, as for
+``status``     its status
 ``log``        what the script itself writes
 ``submit``     HTCondor's submit description
 ``events``     HTCondor's event log; of an element, a dot and the index follow

@@ -20,6 +20,18 @@ class MailEvent(StrEnum):
     REQUEUE = "requeue"
 
 
+class Signal(StrEnum):
+    """What a program can be sent before its walltime.
+
+    Not SIGINT: what a shell starts in the background ignores it.
+    """
+
+    USR1 = "USR1"
+    USR2 = "USR2"
+    TERM = "TERM"
+    HUP = "HUP"
+
+
 class DependencyKind(StrEnum):
     """What the other job has to do before this one may start."""
 
@@ -142,8 +154,9 @@ class JobRequest:
     :param qos: quality of service
     :param reservation: reservation to run in
     :param comment: free text shown by the scheduler's tools
-    :param signal_before_end_s: ask for a signal that many seconds before the walltime, where the scheduler
-        can
+    :param signal_before_end_s: the program gets a signal that many seconds before the walltime, if it has a handler
+        for it; 0: never; None: :data:`~airavata_provider.schedulers.notice.HABIT_S`, where that can be
+    :param signal: which; None: SIGUSR1
     :param directives: raw scheduler options of the site (trusted text), one line each, without the prefix
     :param shell: interpreter of the script, with its options
     :param tasks_per_node: processes on each node at most
@@ -186,7 +199,8 @@ class JobRequest:
     qos: str | None = None
     reservation: str | None = None
     comment: str = ""
-    signal_before_end_s: int = 60
+    signal_before_end_s: int | None = None
+    signal: Signal | None = None
     directives: tuple[str, ...] = ()
     shell: str = "/bin/bash"
     tasks_per_node: int | None = None
@@ -207,10 +221,10 @@ BY_SCHEDULER = frozenset(
     {
         "queue", "nodes", "tasks", "tasks_per_node", "cpus_per_task", "memory_mb", "gpus", "gpu_type", "walltime_s",
         "account", "qos", "reservation", "exclusive", "constraint", "licenses", "array", "after", "mail_to",
-        "mail_events", "export",
+        "mail_events", "export", "signal_before_end_s", "signal",
     }
 )  # fmt: skip
-"""Fields of a request that only the scheduler can see to; the others are the script's own."""
+"""Fields of a request that the scheduler's table has to express; the others are the script's own."""
 
 _DEFAULTS = {each.name: each.default if each.default is not MISSING else None for each in fields(JobRequest)}
 

@@ -3,12 +3,14 @@
 What always holds in a script written here:
 
 - The payload runs in the background and is waited for, so that signals are noticed while it runs. SIGTERM and
-  SIGINT reach it as SIGTERM. SIGUSR1 (the walltime is near) reaches it only when it has a handler for it,
-  and never a launcher, which would pass it on to processes without one: they would die of the notice and
-  could yet finish.
+  SIGINT reach it as SIGTERM. SIGUSR1 (the walltime is near) reaches it as the signal that was asked for, and only
+  when it has a handler for that: it would die of the notice and could yet finish. A launcher, which would pass it
+  on to processes without one, gets it only when somebody asked for it.
 - A trap writes the ``exit`` record, atomically, with the payload's own status: after its end, after
   ``exit`` in a pre command, after a signal. The script ends with that status, so that the scheduler shows
   the same.
+- A run beside which the scheduler started the job again, having lost sight of it (a node that was cut off and came
+  back), leaves no record, tells no end and touches nothing of the later one's; where the scheduler tells restarts.
 - Post commands run whatever happened, before the ``end`` call, so that whoever is called finds their work
   done.
 - Webhook calls never fail the job. ``start`` is sent in the background. The end waits for it for 2 s at
@@ -33,6 +35,7 @@ from dataclasses import dataclass, field
 
 from airavata_provider.errors import ConfigurationError
 from airavata_provider.models.identity import CONTROL_DIRECTORY
+from airavata_provider.schedulers import notice
 from airavata_provider.schedulers.base import Scheduler, quote
 from airavata_provider.schedulers.request import Array, Container, Element, JobRequest
 
@@ -86,6 +89,7 @@ def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | N
         *scheduler.prologue(request, control),
         f'airavata_native="{scheduler.native_id_expression}"',
         f'airavata_restart="{scheduler.restart_expression}"',
+        notice.variables(request),
         FUNCTIONS,
         "airavata_post_commands() {",
         ":",
@@ -93,10 +97,11 @@ def write_script(scheduler: Scheduler, request: JobRequest, webhook: Webhook | N
         "}",
         _BEGIN,
     ]
+    notice_s = None if scheduler.gives_notice(request) else notice.in_script(request)
     if not scheduler.enforces_walltime and request.walltime_s:
-        parts.append(_watchdog(request.walltime_s, request.signal_before_end_s))
-    elif not scheduler.gives_notice and request.walltime_s and 0 < request.signal_before_end_s < request.walltime_s:
-        parts.append(_in_background([*_notice(request.walltime_s - request.signal_before_end_s)]))
+        parts.append(notice.watchdog(request.walltime_s, notice_s))
+    elif notice_s is not None:
+        parts.append(notice.alarm(notice_s))
     if request.array is None:
         parts += [f"cd {quote(request.directory)} || exit 1", f"export AIRAVATA_JOB={quote(request.name)}"]
         parts += _exports(request.environment)
@@ -180,8 +185,6 @@ def _payload(request: JobRequest) -> str:
         stdin = '"$airavata_stdin"'
     error = "&1" if request.stderr == request.stdout else quote(request.stderr)
     return "\n".join(cases) + _PAYLOAD.format(
-        # What runs containers passes signals on, as launchers do.
-        launcher="yes" if request.launcher or container else "",
         command=" ".join(words),
         stdin=stdin,
         stdout=quote(request.stdout),
@@ -203,30 +206,6 @@ def _container(container: Container, request: JobRequest) -> Iterable[str]:
     yield from (quote(word) for word in (*container.options, container.image))
 
 
-def _watchdog(walltime_s: int, before_s: int) -> str:
-    """Ends the job at its walltime where no scheduler does: a notice, SIGTERM, ten seconds later SIGKILL.
-
-    A script that is stuck in a pre command notices no signal; it is ended after another twenty seconds.
-    """
-    notice = before_s if 0 < before_s < walltime_s else 0
-    steps = [*_notice(walltime_s - notice)] if notice else []
-    steps.append(f"sleep {notice or walltime_s} & wait $!")
-    steps += ["kill -s ALRM $$", "sleep 10 & wait $!", "kill -s ALRM $$", "sleep 20 & wait $!"]
-    return _in_background([*steps, "kill -s KILL -- -$$"])
-
-
-def _notice(after_s: int) -> Iterable[str]:
-    return f"sleep {after_s} & wait $!", "kill -s USR1 $$"
-
-
-def _in_background(steps: Iterable[str]) -> str:
-    body = "\n  ".join(steps)
-    return (
-        f"(\n  trap 'kill -s KILL $!; exit 0' TERM; trap '' USR1 ALRM\n  {body}\n) </dev/null >/dev/null 2>&1 &\n"
-        "airavata_watchdog=$!"
-    )
-
-
 def _line(text: str) -> str:
     if "\n" in text or not shlex.split(text):
         raise ConfigurationError(f"not a shell for a script: {text!r}")
@@ -235,7 +214,7 @@ def _line(text: str) -> str:
 
 FUNCTIONS = r"""
 airavata_path=$PATH airavata_libraries=${LD_LIBRARY_PATH-} airavata_pid= airavata_told= airavata_near=
-airavata_code= airavata_watchdog= airavata_launcher= airavata_alarm= airavata_at=
+airavata_code= airavata_watchdog= airavata_alarm= airavata_at=
 airavata_self=
 read -r airavata_self airavata_rest 2>/dev/null </proc/self/stat || :
 airavata_now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
@@ -326,6 +305,12 @@ airavata_keep() { # STATUS REASON: the exit record, whole or not at all
     && mv -f "$airavata_control/exit.new" "$airavata_control/exit"
 }
 
+airavata_last() { # unless the job was started again beside this run, of which its scheduler had lost sight
+  airavata_since= airavata_n=
+  IFS=' ' read -r airavata_since airavata_n <"$airavata_control/started" || :
+  ! { [ "$airavata_since" = "$airavata_native" ] && [ "$airavata_n" -gt "$airavata_restart" ]; }
+} 2>/dev/null
+
 airavata_end() { # STATUS: runs once, as the trap of the script's exit
   set +eu
   trap - EXIT
@@ -338,17 +323,12 @@ airavata_end() { # STATUS: runs once, as the trap of the script's exit
   PATH=$airavata_path:$PATH
   airavata_code=${airavata_code:-$1} airavata_reason=$airavata_told
   [ -z "$airavata_watchdog" ] || kill -s TERM "$airavata_watchdog" 2>/dev/null
+  airavata_last || airavata_exit "$airavata_code"
   airavata_keep "$airavata_code" "$airavata_reason"
   # A shell that was just forked loses what it is told.
   [ -z "$airavata_watchdog" ] || kill -s TERM "$airavata_watchdog" 2>/dev/null
   # Not every scheduler reaches a process that left for a session of its own (SLURM's proctrack/linuxproc).
-  # Whoever is starting a program carries no mark for that moment, so nobody has to be found twice in a row.
-  airavata_at= airavata_n=0 airavata_gone=0
-  [ -n "$airavata_told" ] || airavata_gone=2
-  while [ "$airavata_gone" -lt 2 ] && [ $airavata_n -lt 20 ]; do
-    if airavata_sweep KILL; then airavata_gone=0; else airavata_gone=$((airavata_gone + 1)); fi
-    airavata_n=$((airavata_n + 1)); sleep 0.1 2>/dev/null || sleep 1
-  done
+  [ -z "$airavata_told" ] || airavata_clear
   (airavata_post_commands) </dev/null
   airavata_keep "$airavata_code" "$airavata_reason"
   : >"$airavata_control/ending"
@@ -357,32 +337,47 @@ airavata_end() { # STATUS: runs once, as the trap of the script's exit
     sleep 0.1 2>/dev/null || sleep 1; airavata_n=$((airavata_n + 1))
   done
   airavata_tell end "$airavata_code" "$airavata_reason"
-  case "$airavata_reserved" in *" $airavata_code "*) exit 1;; esac
-  exit "$airavata_code"
+  airavata_exit "$airavata_code"
+}
+
+airavata_exit() { # STATUS, or 1 in the place of one that means something else to the scheduler
+  case "$airavata_reserved" in *" $1 "*) exit 1;; esac
+  exit "$1"
 }
 
 airavata_payload() { # the payload's process id into $airavata_at; nothing when it does not run
   airavata_at= airavata_n=0
-  [ -n "$airavata_pid" ] || return 1
+  [ -n "$airavata_pid" ] || { airavata_missed=1; return 1; }
   # It writes its id itself, which is a moment after it was started.
-  while [ ! -s "$airavata_control/payload" ] && kill -0 "$airavata_pid" && [ $airavata_n -lt 100 ]; do
+  while [ ! -s "$airavata_control/pid.$airavata_restart" ] && kill -0 "$airavata_pid" && [ $airavata_n -lt 100 ]; do
     sleep 0.05 || sleep 1; airavata_n=$((airavata_n + 1))
   done
-  read -r airavata_at <"$airavata_control/payload"
+  read -r airavata_at <"$airavata_control/pid.$airavata_restart"
 } 2>/dev/null
 
 airavata_sweep() { # SIGNAL to the payload's descendants, which carry the job's mark wherever they went
-  # This shell does not carry it: it was started without. Tells whether there were any.
-  airavata_found=1
-  for airavata_p in $(grep -lszxF "AIRAVATA_JOB=${AIRAVATA_JOB:-none}" /proc/[0-9]*/environ | tr -dc '0-9\n'); do
+  # This shell does not carry it: it was started without; nor do those who look. Tells whether there were any.
+  airavata_found=1 airavata_mark=AIRAVATA_JOB=${AIRAVATA_JOB:-none}
+  for airavata_p in $(unset AIRAVATA_JOB; grep -lszxF "$airavata_mark" /proc/[0-9]*/environ | tr -dc '0-9\n'); do
     [ "$airavata_p" = "$airavata_at" ] || { airavata_found=0; kill -s "$1" "$airavata_p"; }
   done
   return $airavata_found
 } 2>/dev/null
 
+airavata_clear() { # end all of them, for 2 s at most
+  # Whoever is starting a program carries no mark for that moment, so nobody has to be found twice in a row.
+  airavata_at= airavata_n=0 airavata_gone=0
+  while [ "$airavata_gone" -lt 2 ] && [ $airavata_n -lt 20 ]; do
+    if airavata_sweep KILL; then airavata_gone=0; else airavata_gone=$((airavata_gone + 1)); fi
+    airavata_n=$((airavata_n + 1)); sleep 0.1 2>/dev/null || sleep 1
+  done
+}
+
 airavata_stop() { # REASON: somebody wants the job to end
-  # Whoever gave notice of the walltime and now says stop, means the walltime.
-  if [ -n "$airavata_near" ]; then set -- WALLTIME; fi
+  # Whoever gave notice of the walltime and says stop when it is over, means the walltime.
+  if [ -n "$airavata_near" ] && [ "$(date +%s)" -ge "$((airavata_near + airavata_before - 90))" ]; then
+    set -- WALLTIME
+  fi
   [ -n "$airavata_told" ] || airavata_told=$1
   if airavata_payload; then kill -s TERM "$airavata_at" 2>/dev/null; fi
 }
@@ -394,18 +389,35 @@ airavata_expire() { # the walltime is over, and nobody but this script ends the 
   airavata_sweep $airavata_alarm
 } 2>/dev/null
 
+airavata_has() { # WHICH: whether the signal is among those of the payload (proc(5)); the first 16 are looked at
+  airavata_mask=$(sed -n "s/^$1:.*\\(....\\)$/0x\\1/p" "/proc/$airavata_at/status")
+  [ -n "$airavata_mask" ] && [ "$(($airavata_mask >> $airavata_bit & 1))" -eq 1 ]
+}
+
 airavata_notice() { # the walltime is near
-  airavata_near=yes
-  [ -z "$airavata_launcher" ] && airavata_payload && [ -r "/proc/$airavata_at/status" ] || return 0
-  # Bit 10 of the caught signals (proc(5)): the payload wants to know.
-  case $(sed -n 's/^SigCgt:.*\(.\)..$/\1/p' "/proc/$airavata_at/status") in
-    [2367abefABEF]) kill -s USR1 "$airavata_at" 2>/dev/null;;
-  esac
+  airavata_near=$(date +%s)
+  if [ -z "$airavata_spared" ] && airavata_payload; then
+    # What is caught is sent, and what stays blocked, as another of its threads may wait for it. It would die of any
+    # other; and a shell blocks all for a moment whenever it starts a program.
+    airavata_looks=0
+    until airavata_has SigCgt || [ "$airavata_looks" -eq 3 ]; do
+      airavata_has SigBlk || break
+      sleep 1
+      airavata_looks=$((airavata_looks + 1))
+    done
+    if airavata_has SigCgt || [ "$airavata_looks" -eq 3 ]; then
+      kill -s "$airavata_signal" "$airavata_at"
+      return 0
+    fi
+  fi 2>/dev/null
+  [ -z "$airavata_asked" ] || echo "SIG$airavata_signal is not sent: no program runs that has a handler for it"
 }"""
 """What is the same in every job's script."""
 
 _BEGIN = r"""
-rm -f "$airavata_control/exit" "$airavata_control/ending" "$airavata_control/payload" "$airavata_control/status"
+# Two files are this run's own: an earlier one may go on where nobody sees it.
+rm -f "$airavata_control/exit" "$airavata_control/ending" \
+  "$airavata_control/pid.$airavata_restart" "$airavata_control/status.$airavata_restart"
 trap 'airavata_end $?' EXIT
 trap 'airavata_stop "SIGNAL TERM"' TERM
 trap 'airavata_stop "SIGNAL INT"' INT
@@ -420,26 +432,32 @@ fi"""
 _PAYLOAD = """
 # Modules and pre commands may have set options that would end this script early.
 set +eu
+airavata_missed=
 # Told to stop before the payload began: there is nothing to begin any more.
 [ -z "$airavata_told" ] || exit 143
-airavata_launcher={launcher}
 (
   # This shell is only there to note how the payload ends; what is caught is not caught in the payload.
   trap : TERM USR1 ALRM HUP
-  /bin/sh -c 'echo $$ >"$0"; exec "$@"' "$airavata_control/payload" \\
+  /bin/sh -c 'echo $$ >"$0"; exec "$@"' "$airavata_control/pid.$airavata_restart" \\
     {command} <{stdin} >{stdout} 2>{error}
   airavata_code=$?
-  echo $airavata_code >"$airavata_control/status"
+  echo $airavata_code >"$airavata_control/status.$airavata_restart"
   exit $airavata_code
 ) &
-airavata_pid=$!"""
+airavata_pid=$!
+# A signal that came between the fork and this line found nobody to be told.
+if [ -n "$airavata_missed" ]; then
+  [ -z "$airavata_told" ] || airavata_stop "$airavata_told"
+  [ -z "$airavata_near" ] || airavata_notice
+fi"""
 
 _WAIT = r"""
 # A wait that a trap interrupts has told nothing yet, and bash may then lose the status: hence the file.
 while :; do
   wait "$airavata_pid"
   airavata_code=$?
-  [ ! -s "$airavata_control/status" ] && kill -0 "$airavata_pid" 2>/dev/null || break
+  [ ! -s "$airavata_control/status.$airavata_restart" ] && kill -0 "$airavata_pid" 2>/dev/null || break
 done
-[ ! -s "$airavata_control/status" ] || read -r airavata_code <"$airavata_control/status"
+[ ! -s "$airavata_control/status.$airavata_restart" ] \
+  || read -r airavata_code <"$airavata_control/status.$airavata_restart"
 exit "$airavata_code" """.rstrip()

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from airavata_provider.errors import AnswerUnreadable
@@ -29,6 +30,8 @@ from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import ends, frame, sge_options, sge_states
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
+from airavata_provider.schedulers.counting import LIMIT_S, counted
+from airavata_provider.schedulers.load import QueueLoad
 from airavata_provider.schedulers.record import ExitRecord
 from airavata_provider.schedulers.request import JobRequest, Option
 from airavata_provider.schedulers.sge_states import Account, Key, key_of
@@ -54,6 +57,8 @@ _WORDS = SubmitWords(
         r"|no suitable queues|unable to initialize environment|is not a valid",
         re.IGNORECASE,
     ),
+    # max_aj_tasks (sge_conf(5)).
+    too_long=re.compile(r"submit a job with more than \d+ tasks", re.IGNORECASE),
 )
 
 _NO_ACCOUNTING = re.compile(r"no jobs running since startup|qacct: (?:command )?not found")
@@ -73,7 +78,6 @@ class Sge(Scheduler):
     native_id_expression: ClassVar[str] = "${JOB_ID:-unknown}$airavata_task"
     index_expression: ClassVar[str | None] = "$((SGE_TASK_ID - 1))"
     restart_expression: ClassVar[str] = "$airavata_restarts"
-    gives_notice: ClassVar[bool] = False
     reserved_exits: ClassVar[Sequence[int]] = (99, 100)
 
     def fixed(self, request: JobRequest) -> Sequence[str]:
@@ -217,6 +221,35 @@ class Sge(Scheduler):
         ]
         return "\n".join((frame.SETUP, _CANCEL.replace("@NAMES@", quote(_NAMES)), *asks, _DELETE))
 
+    def load_command(self, queues: Sequence[str]) -> str | None:
+        """``qstat`` for the slots of all queues, and for everybody's jobs that wait, counted where it runs."""
+        waiting = f"airavata_limit {LIMIT_S} qstat -u '*' -s p -xml"
+        return "\n".join(
+            (
+                frame.SETUP,
+                frame.frame("slots", f"airavata_limit {LIMIT_S} qstat -g c -xml"),
+                frame.frame("waiting", counted(waiting, sge_states.WAITING)),
+            )
+        )
+
+    def parse_load(self, result: CommandResult, queues: Sequence[str]) -> Mapping[str, QueueLoad]:
+        """Slots by queue, "" for all of them, ``a.q,b.q@@group`` for those that it names, on whatever hosts.
+        A job that waits belongs to no queue yet: all of them count in each.
+        """
+        answer = frame.whole(result.stdout, "slots", stderr=result.stderr)
+        waiting = frame.whole(result.stdout, "waiting", stderr=result.stderr)
+        if answer.status != 0:
+            raise AnswerUnreadable(f"qstat: {answer.errors[-500:] or f'status {answer.status}'}")
+        slots = sge_states.slots_of("\n".join(answer.lines))
+        count = sge_states.waiting_of(waiting.lines) if waiting.status == 0 else None
+        found = {}
+        for queue in queues:
+            names = [each.partition("@")[0] or "*" for each in queue.split(",")]
+            here = [each for name, each in slots.items() if any(fnmatchcase(name, asked) for asked in names)]
+            if here:
+                found[queue] = QueueLoad(count, None, sum(up for _, up in here), sum(used for used, _ in here))
+        return found
+
 
 _CANCEL = """\
 airavata_queue=$(airavata_limit 60 qstat -u "$(id -un)" -s prs -xml </dev/null) || exit 1
@@ -255,12 +288,12 @@ def _qstat(who: str, *, keep: bool = False) -> str:
 
 
 def _qacct(options: str, numbers: str) -> str:
-    """``qacct`` through a filter, with its own status."""
+    """``qacct`` through a filter, with its own status; its times are in UTC."""
     # Its standard output goes through the filter, its status past it.
     return (
         "command -v qacct >/dev/null 2>&1 || { echo 'qacct: not found' >&2; exit 127; }\n"
         "exec 5>&1\n"
-        f"airavata_left=$({{ {{ airavata_limit 30 qacct {options}; echo $? >&4; }} "
+        f"airavata_left=$({{ {{ airavata_limit 30 env TZ=UTC0 LC_ALL=C qacct {options}; echo $? >&4; }} "
         f"| awk -v W={quote(numbers)} {quote(sge_states.KEEP)} >&5; }} 4>&1)\n"
         'exit "$airavata_left"'
     )
@@ -313,12 +346,19 @@ def _fault(answer: frame.Frame) -> str | None:
     return answer.errors[-500:] or f"status {answer.status}"
 
 
+def _of(run: Account, record: ExitRecord) -> bool:
+    """Whether the record was written in that run. 8.1.9 may put a job back, not end it on its node, and take it for
+    its own next run there; the job itself knows of one start.
+    """
+    return run.started is not None and record.time is not None and record.time >= run.started
+
+
 def _end(job: JobRef, runs: Sequence[Account], record: ExitRecord | None, cancelled: bool) -> JobStatus | None:
     """How a job that left the queue ended, from all that is known of it; None: nobody can tell, or not yet."""
     again = not runs or runs[-1].failed in sge_states.AGAIN
     # Of a run that accounting does not know yet, too: nothing starts the job any more, so it was the last.
     last = len(runs) if again else len(runs) - 1
-    if record is not None and record.restart < last:
+    if record is not None and record.restart < last and (again or not _of(runs[-1], record)):
         record = None
     if again:
         if record is None and cancelled:

@@ -12,6 +12,7 @@ import re
 import signal as signals
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -19,6 +20,7 @@ from xml.etree import ElementTree
 from airavata_provider.errors import AnswerUnreadable
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
+from airavata_provider.schedulers.counting import COUNTED, ELEMENTS
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def queue_of(text: str) -> Mapping[Key, Queued]:
     for entry in _tree(text, "job_info").iter("job_list"):
         number, name = entry.findtext("JB_job_number", ""), entry.findtext("JB_name", "")
         letters = entry.findtext("state", "")
-        if not number.isdigit():
+        if not number.isdecimal():
             raise AnswerUnreadable(f"qstat: a job without a number: {name[:100]!r}")
         tasks = entry.findtext("tasks")
         for task in _tasks(tasks) if tasks else [""]:
@@ -76,6 +78,36 @@ def reasons_of(text: str) -> Mapping[Key, str]:
                 found[number, task.findtext("JAT_task_number", "")] = reason
                 # A job without tasks has one, with the number 1.
                 found.setdefault((number, ""), reason)
+    return found
+
+
+WAITING = (
+    ELEMENTS
+    + 'BEGIN{RS="<"}/^job_list/{s=t=""}sub(/^state>/,""){s=$0}sub(/^tasks>/,""){t=$0}'
+    + r'/^\/job_list>/{if(s~/^R?qw?$/)w+=t==""?1:elements(t)}/^\/job_info>/{e=1}'
+    + f'END{{if(e)print w+0 "\\n{COUNTED}"}}'
+)
+"""An awk program: how many jobs and tasks in an answer of ``qstat -xml`` wait for room; those that are held or in
+error do not.
+"""
+
+
+def waiting_of(lines: Iterable[str]) -> int | None:
+    """The number that :data:`WAITING` printed; None when it did not count."""
+    rows = list(lines)
+    return int(rows[0]) if len(rows) == 2 and rows[0].isdecimal() and rows[1] == COUNTED else None
+
+
+def slots_of(text: str) -> Mapping[str, tuple[int, int]]:
+    """Slots that are used and that are up, by queue, in an answer of ``qstat -g c -xml``.
+
+    :raises AnswerUnreadable: it is not such an answer, or not the whole of it
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for queue in _tree(text, "job_info").iter("cluster_queue_summary"):
+        name, used, free = (queue.findtext(each, "").strip() for each in ("name", "used", "available"))
+        if name and used.isdecimal() and free.isdecimal():
+            found[name] = int(used), int(used) + int(free)
     return found
 
 
@@ -154,6 +186,7 @@ class Account:
     :param wallclock_s: how long it ran, in seconds
     :param memory: most memory that it had, bytes
     :param limits: the resources that it asked for, as it was asked
+    :param started: when, where that can be read
     """
 
     key: Key
@@ -165,10 +198,12 @@ class Account:
     wallclock_s: float
     memory: float
     limits: Mapping[str, str]
+    started: datetime | None = None
 
 
 ACCOUNTS = (
     "jobname", "jobnumber", "taskid", "failed", "exit_status", "deleted_by", "ru_wallclock", "maxvmem", "category",
+    "start_time",
 )  # fmt: skip
 """The fields of ``qacct -j`` that are kept, in the order in which :data:`KEEP` prints them."""
 
@@ -191,11 +226,11 @@ def accounts_of(lines: Iterable[str]) -> Mapping[Key, list[Account]]:
         values = line.split("|")
         if len(values) != len(ACCOUNTS):
             continue
-        number, task, failed, status, by, wallclock, memory, category, name = values
+        number, task, failed, status, by, wallclock, memory, category, started, name = values
         code, exit_status = re.match(r"\d+", failed), re.match(r"\d+", status)
-        if not number.isdigit() or code is None or exit_status is None:
+        if not number.isdecimal() or code is None or exit_status is None:
             continue
-        key = (number, task if task.isdigit() and task != "0" else "")
+        key = (number, task if task.isdecimal() and task != "0" else "")
         account = Account(
             key,
             name,
@@ -206,9 +241,18 @@ def accounts_of(lines: Iterable[str]) -> Mapping[Key, list[Account]]:
             _number(wallclock, _SECONDS),
             _number(memory, _BYTES),
             _limits(category),
+            _moment(started),
         )
         found.setdefault(key, []).append(account)
     return found
+
+
+def _moment(text: str) -> datetime | None:
+    """``Sat Nov 21 08:02:10 2026``, in UTC."""
+    try:
+        return datetime.strptime(text, "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _limits(category: str) -> Mapping[str, str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from signal import SIGTERM
 from typing import ClassVar
 
 from airavata_provider.errors import AnswerUnreadable
@@ -15,13 +17,19 @@ from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import ends, frame, slurm_options
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, SubmitWords, quote
+from airavata_provider.schedulers.counting import LIMIT_S, counted
+from airavata_provider.schedulers.load import QueueLoad
 from airavata_provider.schedulers.record import control_directory, make_directories
 from airavata_provider.schedulers.request import JobRequest, Option
 from airavata_provider.schedulers.slurm_states import (
+    COUNT,
     HISTORY_STATES,
     QUEUE_STATES,
+    counts_of,
+    cpus_of,
     fits_in,
     holds,
+    loads_of,
     neutral,
     partitions_of,
     status,
@@ -31,6 +39,7 @@ __all__ = ["HISTORY_STATES", "QUEUE_STATES", "Slurm", "neutral"]
 
 _ENVIRONMENT = """\
 unset SQUEUE_ACCOUNT SQUEUE_ARRAY SQUEUE_LICENSES SQUEUE_PARTITION SQUEUE_QOS SQUEUE_USERS SQUEUE_NAMES
+unset SINFO_PARTITION
 export SLURM_BITSTR_LEN=0 SLURM_TIME_FORMAT=%s"""
 """Filters that a user's profile may set would hide jobs, and a hidden job looks like an absent one. Lists of elements
 come whole, and times as seconds.
@@ -66,6 +75,8 @@ _WORDS = SubmitWords(
         re.IGNORECASE,
     ),
     refused=re.compile(r"error:|unrecognized option|invalid"),
+    # An index that is not below MaxArraySize.
+    too_long=re.compile(r"invalid job array specification", re.IGNORECASE),
 )
 
 
@@ -138,13 +149,13 @@ class Slurm(Scheduler):
         found: set[int] = set()
         faults = []
         clock = frame.unframe(result.stdout, "clock")
-        now = int(clock.lines[0]) if clock and clock.lines and clock.lines[0].isdigit() else None
+        now = int(clock.lines[0]) if clock and clock.lines and clock.lines[0].isdecimal() else None
         for label in ("queue", "accounting"):
             answer = frame.whole(result.stdout, label, stderr=result.stderr)
             for native, job_name, submitted in _split(answer.lines, 3):
                 base = native.partition("_")[0]
-                old = now is not None and submitted.isdigit() and now - int(submitted) > age_s
-                if job_name == name and base.isdigit() and not old:
+                old = now is not None and submitted.isdecimal() and now - int(submitted) > age_s
+                if job_name == name and base.isdecimal() and not old:
                     found.add(int(base))
             if fault := _fault(answer):
                 faults.append(f"{label}: {fault}")
@@ -222,6 +233,7 @@ class Slurm(Scheduler):
         The outcome is SLURM's word (TIMEOUT, OUT_OF_MEMORY…), the exit code the script's own: ``sacct``
         shows a script's exit 139 as ``11:0``.
 
+        A job that is cancelled at the moment of its launch may be ``FAILED`` with the signal as its exit code.
         An element that is cancelled while it waits is forgotten at once, by the controller and by accounting. So an
         element that never started, of an array that is known, and which itself is nowhere, was cancelled.
         """
@@ -241,12 +253,16 @@ class Slurm(Scheduler):
                 seen.add(job.native_id)
                 end = status(job.native_id, name, native, "", HISTORY_STATES, code=code)
                 if end.state.terminal:
-                    found[job.native_id] = end
+                    found[job.native_id] = end if job.native_id in notes else _told_at_launch(end)
+        fault = _fault(accounting)
+        fresh = {native_id for native_id, note in _split(lines, 2) if note == "FRESH"}
         for native_id, record in ends.records(lines, jobs).items():
+            if record.reason and native_id in fresh and native_id not in found and not fault:
+                # Accounting will tell who ended it.
+                continue
             # A job that left the queue is not started again, so its record is final.
             if (own := ends.joined(found.get(native_id), record, known.by_id[native_id])) is not None:
                 found[native_id] = own
-        fault = _fault(accounting)
         elements = frame.unframe(result.stdout, "elements")
         if elements is not None and not _fault(elements) and not fault:
             there = _split(elements.lines, 3)
@@ -297,15 +313,50 @@ class Slurm(Scheduler):
             )
         )
 
+    def load_command(self, queues: Sequence[str]) -> str | None:
+        """``sinfo`` for CPUs, ``squeue`` for everybody's jobs, which are counted where it runs."""
+        squeue = f"airavata_limit {LIMIT_S} squeue -h -a -t PD,R -o '%P|%t|%r|%i'"
+        return "\n".join(
+            (
+                frame.SETUP,
+                _ENVIRONMENT,
+                frame.frame("cpus", f"airavata_limit {LIMIT_S} sinfo -h -a -o '%P|%a|%C'"),
+                frame.frame("jobs", counted(squeue, COUNT, "|")),
+            )
+        )
+
+    def parse_load(self, result: CommandResult, queues: Sequence[str]) -> Mapping[str, QueueLoad]:
+        """By partition, "" for the default one, ``a,b`` for both together; what one of the two commands told
+        counts without the other.
+        """
+        sinfo, squeue = (frame.whole(result.stdout, label, stderr=result.stderr) for label in ("cpus", "jobs"))
+        faults = {name: _fault(answer) for name, answer in (("sinfo", sinfo), ("squeue", squeue))}
+        cpus, default = cpus_of(() if faults["sinfo"] else sinfo.lines)
+        counts = None if faults["squeue"] else counts_of(squeue.lines)
+        if not cpus and counts is None:
+            words = "; ".join(f"{name}: {fault or 'an answer without figures'}" for name, fault in faults.items())
+            raise AnswerUnreadable(words)
+        return loads_of(cpus, counts, {queue: queue or default for queue in queues})
+
 
 RECORD_FUNCTION = """\
 airavata_record() {
-  if [ -s "$2/exit" ] && IFS= read -r airavata_line <"$2/exit"; then printf '%s|%s\\n' "$1" "$airavata_line"
+  if [ -s "$2/exit" ] && IFS= read -r airavata_line <"$2/exit"; then
+    printf '%s|%s\\n' "$1" "$airavata_line"
+    [ -z "$(find "$2/exit" -mmin -2 2>/dev/null)" ] || printf '%s|FRESH\\n' "$1"
   elif [ -e "$2/started" ]; then printf '%s|STARTED\\n' "$1"; fi
 }"""
-"""Shell function ``airavata_record ID CONTROL``: one line ``ID|record`` when there is an exit record, ``ID|STARTED``
-when the job has begun.
+"""Shell function ``airavata_record ID CONTROL``: one line ``ID|record`` when there is an exit record, one more,
+``ID|FRESH``, while that is not two minutes old; else ``ID|STARTED`` when the job has begun.
 """
+
+
+def _told_at_launch(end: JobStatus) -> JobStatus:
+    """The end of a job of whose script there is no trace: ``15:0`` is SIGTERM, which met it as it was launched."""
+    if (end.outcome, end.exit_code) != (Outcome.FAILED, SIGTERM):
+        return end
+    words = "ended by SIGTERM before its script began"
+    return replace(end, state=JobState.CANCELED, exit_code=None, outcome=Outcome.CANCELED, reason=words)
 
 
 class _Known:

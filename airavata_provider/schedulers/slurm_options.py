@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from airavata_provider.errors import ConfigurationError
+from airavata_provider.schedulers.notice import SIGNAL_FIELDS, before_end
 from airavata_provider.schedulers.record import control_directory
 from airavata_provider.schedulers.request import DependencyKind, Inexpressible, JobRequest, Option, ranges
 
@@ -52,7 +53,7 @@ def word(option: str, value: str) -> str:
 
 
 def fixed(request: JobRequest) -> Sequence[str]:
-    """Name, directory, the script's own log, comment, and notice of the walltime."""
+    """Name, directory, the script's own log, comment."""
     control = control_directory(request.directory, request.name)
     # % starts a replacement in file names, and two of them are one.
     log = control.replace("%", "%%") + ("/%a/log" if request.array else "/log")
@@ -64,7 +65,7 @@ def fixed(request: JobRequest) -> Sequence[str]:
     ]
     if comment := _printable(request.comment):
         lines.append(word("--comment", comment))
-    return [*lines, *_signal(request)]
+    return lines
 
 
 def key(line: str) -> str:
@@ -148,9 +149,9 @@ def _export(request: JobRequest) -> Iterable[str]:
 
 
 def _signal(request: JobRequest) -> Iterable[str]:
-    """``B:`` tells the script alone. SLURM may send it up to a minute early, so a short job goes without."""
-    before = request.signal_before_end_s
-    if before > 0 and (request.walltime_s is None or request.walltime_s > before + 60):
+    """``B:`` tells the script alone. SLURM may be up to a minute early, so a short job's script does it itself."""
+    before = before_end(request)
+    if before and (request.walltime_s is None or request.walltime_s > before + 60):
         yield f"--signal=B:USR1@{before}"
 
 
@@ -177,5 +178,6 @@ OPTIONS: tuple[Option, ...] = (
     Option(("after",), _after),
     Option(("mail_to", "mail_events"), _mail),
     Option(("export",), _export),
+    Option(SIGNAL_FIELDS, _signal),
 )
 """The table. What a site forbids, SLURM refuses in its own words."""

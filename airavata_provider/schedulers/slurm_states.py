@@ -16,6 +16,8 @@ from functools import cache
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import JobStatus
+from airavata_provider.schedulers.counting import COUNTED, ELEMENTS
+from airavata_provider.schedulers.load import QueueLoad, together
 
 log = logging.getLogger(__name__)
 
@@ -209,9 +211,74 @@ def partitions_of(lines: Iterable[str]) -> Mapping[str, Sizes]:
 
 def fits_in(asked: Sequence[str], partitions: Mapping[str, Sizes]) -> bool | None:
     """Whether ``partition, nodes, cpus`` of a line of ``squeue`` fit; None when that is not known."""
-    if len(asked) < 3 or not (asked[1].isdigit() and asked[2].isdigit()):
+    if len(asked) < 3 or not (asked[1].isdecimal() and asked[2].isdecimal()):
         return None
     found = [partitions.get(name) for name in asked[0].split(",")]
     if None in found:
         return None
     return any(size and int(asked[1]) <= size.nodes and int(asked[2]) <= size.cpus for size in found)
+
+
+COUNT = (
+    ELEMENTS
+    + '{k=1;if(i=index($4,"[")){k=elements(substr($4,i+1));if(split($4,z,"%")>1&&z[2]+0<k)k=z[2]+0}'
+    + 'm=split($1,q,",");for(j=1;j<=m;j++){s[q[j]];if($2=="R")r[q[j]]+=k;'
+    + "else if($3!~/^(JobH[eo]ld|ReservationDeleted|Dependency|BeginTime|JobArrayTaskLimit)|requeued.*held/)"
+    + "w[q[j]]+=k}}"
+    + f'END{{for(x in s)printf "%s|%d|%d\\n",x,r[x],w[x];print "{COUNTED}"}}'
+)
+"""An awk program: of lines ``partition|state|reason|id`` how many jobs run and wait for room, by partition. A job
+that may go to several waits in each of them; each element of an array is a job, as far as its throttle lets it be.
+"""
+
+
+def counts_of(lines: Iterable[str]) -> Mapping[str, tuple[int, int]] | None:
+    """Jobs that run and that wait, by partition, as :data:`COUNT` printed them; None when it did not count."""
+    rows = list(lines)
+    if COUNTED not in rows:
+        return None
+    found = (re.fullmatch(r"(.+)\|(\d+)\|(\d+)", row) for row in rows)
+    return {match[1]: (int(match[2]), int(match[3])) for match in found if match}
+
+
+def cpus_of(lines: Iterable[str]) -> tuple[Mapping[str, tuple[int, int]], str]:
+    """CPUs that are busy and that are up, by partition, and the default one's name, "" where there is none. Of a
+    partition that takes no jobs none are up.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    default = ""
+    for line in lines:
+        # Allocated/idle/other/total; a star behind the default partition's name.
+        match = re.fullmatch(r"(.+?)(\*?)\|(\w+)\|(\d+)/(\d+)/\d+/\d+", line.strip())
+        if match:
+            name, star, state, busy, idle = match.groups()
+            default = name if star else default
+            before = found.get(name, (0, 0))
+            here = (int(busy), int(busy) + int(idle)) if state == "up" else (0, 0)
+            found[name] = before[0] + here[0], before[1] + here[1]
+    return found, default
+
+
+def loads_of(
+    cpus: Mapping[str, tuple[int, int]],
+    counts: Mapping[str, tuple[int, int]] | None,
+    partitions: Mapping[str, str],
+) -> Mapping[str, QueueLoad]:
+    """How full partitions are.
+
+    :param cpus: empty: nobody knows
+    :param counts: a partition that is not among them has no jobs; None: nobody knows
+    :param partitions: what is asked for: by the name that it is asked by, its own, or several with
+        commas between; "" where that is not known
+    """
+    found = {}
+    for asked, partition in partitions.items():
+        here = []
+        for each in partition.split(","):
+            if each and (each in cpus or not cpus):
+                busy, up = cpus.get(each, (None, None))
+                running, waiting = (None, None) if counts is None else counts.get(each, (0, 0))
+                here.append(QueueLoad(waiting, running, up, busy))
+        if (load := together(here)) is not None:
+            found[asked] = load
+    return found

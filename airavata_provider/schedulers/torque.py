@@ -69,7 +69,7 @@ class Torque(PBSFamily):
             if own == name or (bracket and own.rpartition("-")[0] == name):
                 native_id = f"{number}[]{rest.partition(']')[2]}" if bracket else job["id"]
                 digits = number.partition(".")[0]
-                if digits.isdigit():
+                if digits.isdecimal():
                     found.setdefault(int(digits), native_id)
         if found:
             return found[min(found)]

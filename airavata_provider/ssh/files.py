@@ -11,7 +11,7 @@ import hashlib
 import logging
 import posixpath
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import asyncssh
@@ -93,39 +93,68 @@ async def write_stream(
     mode: int = 0o600,
     *,
     expected: Digest | None = None,
+    size: int | None = None,
 ) -> Digest:
     """Write a stream to a file, whole or not at all; makes the directories above it.
 
     :param expected: what must have come for the file to get its name
+    :param size: bytes that are about to come, where that is known; by default what is expected. Nothing of a large
+        file is asked for before there is an SFTP session to write it with
 
     :raises TransferError: no room, no permission, or it did not arrive whole
     """
     source = aiter(chunks)
     head = bytearray()
-    async for chunk in source:
-        head += chunk
-        if len(head) > SMALL:
-            break
+    large = (size if expected is None else expected.size) or 0
+    if large <= SMALL:
+        async for chunk in source:
+            head += chunk
+            if len(head) > SMALL:
+                break
     directory, name = posixpath.split(path)
     directory = directory or "."
-    if len(head) <= SMALL:
+    if len(head) <= SMALL and large <= SMALL:
         digest = as_expected(content_digest(bytes(head)), expected, path)
         await write_batch(host, directory, [(FileToWrite(name, digest, mode), bytes(head))])
         return digest
     await host.file_command(scripts.make_directory(directory, private=mode & 0o077 == 0), directory)
     part = scripts.part_name()
-    try:
+    async with _no_part_left(host, posixpath.join(directory, part)):
         digest = await _write_part(host, bytes(head), source, posixpath.join(directory, part), mode)
         as_expected(digest, expected, path)
         command = scripts.accept(part, directory, FileToWrite(name, digest, mode))
         await host.file_command(command, path, timeout=_SUM_PATIENCE_S + digest.size / _SUM_RATE)
+    return digest
+
+
+async def copy(host: Host, source: str, path: str, digest: Digest, mode: int = 0o600) -> None:
+    """Copy a file of a host to another place there, whole or not at all; makes the directories above it.
+
+    Few at a time (``Host.copies``).
+
+    :param digest: what must be there afterwards for the file to get its name
+
+    :raises FileMissing: there is no such source
+    :raises TransferError: no room, no permission, or something else came
+    """
+    directory, name = posixpath.split(path)
+    directory = directory or "."
+    part = scripts.part_name()
+    command = scripts.copy(source, part, directory, FileToWrite(name, digest, mode))
+    async with host.copies, _no_part_left(host, posixpath.join(directory, part)):
+        await host.file_command(command, source, timeout=_SUM_PATIENCE_S + 2 * digest.size / _SUM_RATE)
+
+
+@asynccontextmanager
+async def _no_part_left(host: Host, part: str) -> AsyncIterator[None]:
+    try:
+        yield
     except (AiravataError, asyncio.CancelledError):
         # Best effort, and never long: whoever cancels this waits for it.
         with suppress(AiravataError, TimeoutError):
             async with asyncio.timeout(10):
-                await host.run(f"rm -f {scripts.place(posixpath.join(directory, part))}")
+                await host.run(f"rm -f {scripts.place(part)}")
         raise
-    return digest
 
 
 def as_expected(digest: Digest, expected: Digest | None, path: str) -> Digest:
@@ -147,7 +176,8 @@ async def _write_part(host: Host, head: bytes, rest: AsyncIterator[bytes], part:
     meter = Meter()
     attributes = asyncssh.SFTPAttrs(permissions=mode)
     async with host.sftp() as client, client.open(part, "wb", attributes) as file:
-        await asyncio.gather(file.write(head), meter.add(head))
+        if head:
+            await asyncio.gather(file.write(head), meter.add(head))
         async for chunk in rest:
             await asyncio.gather(file.write(chunk), meter.add(chunk))
     return meter.digest

@@ -46,7 +46,8 @@ from airavata_provider.ssh.scripts import Digest, FileToWrite
 from airavata_provider.ssh.shared import Shared
 
 if TYPE_CHECKING:
-    from airavata_provider.ssh.lane import Lane, Link
+    from airavata_provider.ssh.lane import Lane
+    from airavata_provider.ssh.link import Link
 
 #: Most bytes of a command's standard output, and of its standard error.
 OUTPUT_LIMIT = 16 * 1024 * 1024
@@ -66,11 +67,18 @@ class Host:
         limits = lane.target.limits
         #: The host for many short commands at once, which share sessions while it is busy.
         self.shared = Shared(self, limits.max_connections * limits.sessions_per_connection)
+        #: Copies of large files: they take long, and leave most sessions to others.
+        self.copies = asyncio.Semaphore(max(1, limits.max_connections * limits.sessions_per_connection // 4))
 
     @property
     def name(self) -> str:
         """``user@host:port``, for messages."""
         return self._lane.target.name
+
+    @property
+    def account(self) -> str:
+        """Whose connections these are: what is done for one account is done on one file system."""
+        return self._lane.target.account
 
     async def run(
         self,

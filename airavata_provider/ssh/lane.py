@@ -10,10 +10,10 @@ import asyncio
 import copy
 import random
 import time
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import asyncssh
@@ -21,9 +21,12 @@ import asyncssh
 from airavata_provider.errors import AiravataError, CircuitOpen, ConfigurationError, ConnectFailed, SSHError
 from airavata_provider.ssh.breaker import Breaker, BreakerPolicy
 from airavata_provider.ssh.connect import connect, translated
+from airavata_provider.ssh.link import Link, TargetStats, Waiter
+from airavata_provider.ssh.sharing import RATE_WINDOW_S
 from airavata_provider.ssh.target import Target
 
 if TYPE_CHECKING:
+    from airavata_provider.ssh.places import Places
     from airavata_provider.ssh.pool import SSHPool
 
 #: sshd frees a session a moment after its client saw it closed, and refuses the next one until then.
@@ -33,73 +36,30 @@ SESSION_REFUSED_TRIES = 6
 #: Who uses the shared SFTP client at a time: each holds a file open in the host's SFTP server.
 SFTP_USERS = 32
 
-_RATE_WINDOW_S = 60.0
-
 #: For jitter.
 CHANCE = random.SystemRandom()
 
 
-@dataclass
-class TargetStats:
-    """Counts since the pool was made.
-
-    :param attempts: attempts to connect
-    :param opened: connections made
-    :param open: connections that stand now
-    :param peak: most connections at a time
-    :param sessions: sessions granted
-    :param sessions_peak: most sessions at a time, over all connections
-    :param refused_sessions: sessions that the host refused and that were asked for again
-    """
-
-    attempts: int = 0
-    opened: int = 0
-    open: int = 0
-    peak: int = 0
-    sessions: int = 0
-    sessions_peak: int = 0
-    refused_sessions: int = 0
-
-
-@dataclass(eq=False)
-class Link:
-    """One connection and who uses it.
-
-    :param used: sessions in flight, an open SFTP session included
-    :param tunnels: connections that run through this one
-    :param stuck: sessions given up while their command ran on; sshd counts them until it ends
-    :param sftp: the shared SFTP client, if it is open here
-    :param retired: gets no new sessions and is closed when the last one ends
-    """
-
-    connection: asyncssh.SSHClientConnection
-    used: int = 0
-    tunnels: int = 0
-    stuck: int = 0
-    sftp: asyncssh.SFTPClient | None = None
-    sftp_users: int = 0
-    retired: bool = False
-    idle: asyncio.TimerHandle | None = field(default=None, repr=False)
-
-
-@dataclass(eq=False)
-class _Waiter:
-    future: asyncio.Future[Link]
-    since: float
-
-
 class Lane:
-    """The connections to one target. Made by :class:`SSHPool`."""
+    """The connections to one target. Made by :class:`SSHPool`.
+
+    For :class:`~airavata_provider.ssh.places.Places` it has ``key``, its name among all processes' lanes;
+    ``opening``, whether it was granted a connection that does not stand yet; ``wants``, whether it needs one more.
+    """
 
     def __init__(self, pool: SSHPool, target: Target, policy: BreakerPolicy) -> None:
         self.target = target
         self.stats = TargetStats()
+        self.key = uuid.uuid4().hex
+        self.opening = False
         self.breaker = Breaker(policy)
         self._pool = pool
         self._links: list[Link] = []
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: deque[Waiter] = deque()
         self._starts: deque[float] = deque()
+        self._ask_at = 0.0
         self._opener: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._outage_since: float | None = None
         self._refusal: AiravataError | None = None
         self._sftp_lock = asyncio.Lock()
@@ -157,15 +117,50 @@ class Lane:
             self._rest(link)
 
     def retire(self, link: Link) -> None:
-        """No new sessions on that connection; it is closed when the last one has ended."""
+        """No new sessions on that connection and what runs through it; it is closed when the last one has ended."""
         link.retired = True
+        self._pool.retire_through(link)
         if link.sftp is not None and link.sftp_users == 0:
             self._drop_sftp(link)
         self._rest(link)
+        self._want_link()
+
+    @property
+    def wants(self) -> bool:
+        """Whether somebody waits here now for whom a connection could be begun, as far as the host is concerned."""
+        waits = any(not waiter.future.done() for waiter in self._waiters)
+        return waits and self.breaker.wait(time.monotonic()) <= 0
+
+    @property
+    def held(self) -> int:
+        """Connections that stand, or are being made."""
+        return len(self._links) + self.opening
+
+    @property
+    def leaving(self) -> int:
+        """Those of them that get no new sessions."""
+        return sum(link.retired for link in self._links)
+
+    def let_go(self, count: int) -> None:
+        """Retire so many connections, for others' sake; the least busy ones."""
+        kept = [link for link in self._links if not link.retired]
+        if kept and count > 0:
+            # What the last refusal said was about one more than it had.
+            self._ask_at = 0.0
+        for link in sorted(kept, key=lambda link: link.used + link.sftp_users + link.tunnels)[: max(0, count)]:
+            self.retire(link)
+
+    def retire_through(self, outer: Link) -> None:
+        """Retire what runs through that connection, and what runs through that in turn."""
+        for link in self._links:
+            if link.through is outer and not link.retired:
+                self.retire(link)
 
     async def close(self) -> None:
         """End every connection, and fail whoever waits."""
         self._closed = True
+        if self._later is not None:
+            self._later.cancel()
         if self._opener is not None:
             self._opener.cancel()
             with suppress(asyncio.CancelledError):
@@ -187,7 +182,7 @@ class Lane:
         if link is None:
             now = time.monotonic()
             self._refuse_if_hopeless(now)
-            waiter = _Waiter(asyncio.get_running_loop().create_future(), now)
+            waiter = Waiter(asyncio.get_running_loop().create_future(), now)
             self._waiters.append(waiter)
             self._want_link()
             try:
@@ -296,9 +291,17 @@ class Lane:
     def _want_link(self) -> None:
         if self._opener is not None or self._closed or not self._may_open():
             return
-        if self._standing() and self._pause(time.monotonic()) > 0:
-            return  # those that stand serve on, and the next one who finds no room asks again
-        self._opener = asyncio.get_running_loop().create_task(self._open_links(), name=f"connect {self.target.name}")
+        loop = asyncio.get_running_loop()
+        if self._standing() and (pause := self._pause(time.monotonic())) > 0:
+            # Those that stand serve on meanwhile, but may be busy for long.
+            if self._later is None:
+                self._later = loop.call_later(pause, self._want_link_again)
+            return
+        self._opener = loop.create_task(self._open_links(), name=f"connect {self.target.name}")
+
+    def _want_link_again(self) -> None:
+        self._later = None
+        self._want_link()
 
     def _may_open(self) -> bool:
         return bool(self._waiters) and len(self._links) < self.target.limits.max_connections
@@ -311,7 +314,7 @@ class Lane:
                 if pause <= 0:
                     await self._open_link()
                 elif self._standing():
-                    return
+                    break
                 else:
                     await asyncio.sleep(pause)
         except Exception as error:
@@ -320,18 +323,22 @@ class Lane:
             raise
         finally:
             self._opener = None
+            self._give_back()
+        self._want_link()
 
     def _pause(self, now: float) -> float:
-        """Seconds until the breaker and the rate allow the next attempt."""
+        """Seconds until the breaker, the rate and the other processes allow the next attempt."""
         limits = self.target.limits
-        while self._starts and self._starts[0] <= now - _RATE_WINDOW_S:
+        while self._starts and self._starts[0] <= now - RATE_WINDOW_S:
             self._starts.popleft()
         rate = 0.0
         if len(self._starts) >= limits.connects_per_minute:
-            rate = self._starts[0] + _RATE_WINDOW_S - now + CHANCE.uniform(0.01, 0.5)
-        return max(rate, self.breaker.wait(now))
+            rate = self._starts[0] + RATE_WINDOW_S - now + CHANCE.uniform(0.01, 0.5)
+        return max(rate, self.breaker.wait(now), self._ask_at - now)
 
     async def _open_link(self) -> None:
+        if self._pool.places is not None and not await self._granted(self._pool.places):
+            return
         begun = time.monotonic()
         self.breaker = self.breaker.attempt()
         self._starts.append(begun)
@@ -341,6 +348,7 @@ class Lane:
             link = await self._connect(stack)
         except (SSHError, ConfigurationError) as error:
             await stack.aclose()
+            self._give_back()
             self._attempt_failed(begun, error)
         except BaseException:
             self.breaker = self.breaker.abandoned()
@@ -350,21 +358,48 @@ class Lane:
             self.breaker = self.breaker.succeeded()
             self._refusal = self._outage_since = None
             self._links.append(link)
+            self.opening = False
             self.stats.opened += 1
             self.stats.open = len(self._links)
             self.stats.peak = max(self.stats.peak, self.stats.open)
             keeper = asyncio.get_running_loop().create_task(self._keep(link, stack))
             self._keepers.add(keeper)
             keeper.add_done_callback(self._keepers.discard)
+            if link.through is not None and link.through.retired:
+                self.retire(link)
             self._serve()
             self._rest(link)
+
+    async def _granted(self, places: Places) -> bool:
+        """Whether the other processes leave us one connection, and somebody still wants it."""
+        if (wait := await places.ask(self)) > 0:
+            self._ask_at = time.monotonic() + wait
+        elif not self.wants:
+            self._give_back()
+        return self.opening
+
+    def _give_back(self) -> None:
+        """The connection that was granted, if it was not made."""
+        if self.opening and self._pool.places is not None:
+            self._pool.places.ended()
+        self.opening = False
+
+    def not_told(self, since: float, error: AiravataError) -> None:
+        """Nobody has been able to tell since then what others have: tell who has nothing, and waited for long."""
+        if self._standing():
+            return
+        patience = self.target.limits.patience_s
+        words = f"not connected to, as nobody can tell for {patience:g} s what connections others have: {error}"
+        failure = ConnectFailed(words, where=self.target.name)
+        failure.__cause__ = error
+        self._fail(lambda waiter: max(waiter.since, since) + patience <= time.monotonic(), failure)
 
     async def _connect(self, stack: AsyncExitStack) -> Link:
         """:param stack: is given what must be let go when the connection has ended"""
         if self.target.jump is None:
             return Link(await connect(self.target, None))
         outer = await stack.enter_async_context(self._pool.lane(self.target.jump).tunnel())
-        return Link(await connect(self.target, outer.connection))
+        return Link(await connect(self.target, outer.connection), outer)
 
     def _attempt_failed(self, begun: float, error: AiravataError) -> None:
         now = time.monotonic()
@@ -390,7 +425,7 @@ class Lane:
                 where=self.target.name,
             )
 
-    def _fail(self, hopeless: Callable[[_Waiter], bool], error: Exception) -> None:
+    def _fail(self, hopeless: Callable[[Waiter], bool], error: Exception) -> None:
         for waiter in [each for each in self._waiters if hopeless(each)]:
             self._waiters.remove(waiter)
             if not waiter.future.done():
@@ -408,5 +443,7 @@ class Lane:
         if link.idle is not None:
             link.idle.cancel()
         await stack.aclose()
+        if self._pool.places is not None:
+            self._pool.places.ended()
         if self._waiters:
             self._want_link()

@@ -139,6 +139,17 @@ def accept(part: str, directory: str, file: FileToWrite) -> str:
     return f"cd {place(directory)} || exit 1\n" + _accept([(part, file)])
 
 
+def copy(source: str, part: str, directory: str, file: FileToWrite) -> str:
+    """Copy a file to one below a directory: whole or not at all, as it was when its digest was taken."""
+    here = place(posixpath.join(directory, part))
+    return (
+        f"[ -f {place(source)} ] || exit {MISSING}\n"
+        + make_directory(directory, private=file.mode & 0o077 == 0)
+        + f"umask {0o777 & ~file.mode:03o}; cat < {place(source)} > {here} || {{ rm -f {here}; exit 1; }}\n"
+        + accept(part, directory, file)
+    )
+
+
 def _accept(files: Sequence[tuple[str, FileToWrite]]) -> str:
     """Put parts of the current directory in their places if all are whole, else remove them and exit 1."""
     parts = " ".join(part for part, _ in files)

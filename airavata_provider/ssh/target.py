@@ -23,7 +23,7 @@ extra                      meaning
 ``jump_host``              hosts to pass through, the nearest first, separated by commas:
                            ``user@host[:port]``, or the id of another ``ssh`` Connection (whose own
                            ``jump_host`` then counts too)
-``conn_timeout``           seconds for one attempt to connect, default 15
+``conn_timeout``           seconds for one attempt to connect; default: the compute resource's, else 15
 ``keepalive_interval``     seconds between signs of life on a quiet connection, default 30
 ========================== ==================================================================================
 
@@ -46,6 +46,10 @@ from airavata_provider.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from airavata_provider.models.resource import Reachable
+
+
+VIA = " to "
+"""Between the accounts of a chain of jump hosts."""
 
 
 class ConnectionLike(Protocol):
@@ -138,6 +142,15 @@ class Target:
     def name(self) -> str:
         """``user@host:port``, for messages."""
         return f"{self.user}@{self.host}:{self.port}"
+
+    @property
+    def account(self) -> str:
+        """What limits are counted for: the same for all who log in there as this one, with whatever key.
+
+        Who needs two at a time takes the greater one first, as text. So a host comes before its jump host, whose
+        connection it needs.
+        """
+        return self.name if self.jump is None else f"{self.jump.account}{VIA}{self.name}"
 
 
 def target_from_connection(
@@ -271,7 +284,7 @@ def _inline_jump(word: str, target: Target, reached: Target | None) -> Target:
         port = rest.removeprefix(":") or "22"
     elif place.count(":") == 1:
         host, _, port = place.partition(":")
-    if not user or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+    if not user or not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigurationError(
             f"jump_host {word!r} is not user@host or user@host:port", where=f"Connection {target.label}"
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from contextlib import aclosing
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from airavata_provider.ssh.host import Host
 
 GROUP = "airavata.storages"
+
+FILE_MODE = 0o644
+"""Permission bits of files in a storage on a host."""
 
 
 class Storage(ABC):
@@ -89,6 +93,31 @@ class Storage(ABC):
         async for chunk in self.read(path):
             await meter.add(chunk)
         return meter.digest
+
+    async def small(self, path: str, most: int) -> bytes | None:
+        """The content of a file of at most so many bytes; None: it is larger. Holds nothing afterwards.
+
+        :raises FileMissing: there is no such file
+        """
+        content = bytearray()
+        async with aclosing(self.read(path)) as chunks:
+            async for chunk in chunks:
+                content += chunk
+                if len(content) > most:
+                    return None
+        return bytes(content)
+
+    @property
+    def account(self) -> str | None:
+        """The account (``Target.account``) on whose connection large files are read and written; None: on none that
+        is limited. Who reads holds it from the first chunk to the last; who writes takes it before he asks for the
+        first."""
+        return self.host.account if self.needs_host and self.host is not None else None
+
+    def host_path(self, path: str) -> str | None:
+        """Where that file is on the account's host, for storages that are a directory there; else None. What is put
+        there has the permissions :data:`FILE_MODE`."""
+        return None
 
     def local_path(self, path: str) -> Path | None:
         """Where that file or directory is on this machine, for storages that are on it; else None."""

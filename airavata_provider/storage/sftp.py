@@ -14,7 +14,7 @@ from airavata_provider.errors import ConfigurationError, FileMissing, TransferEr
 from airavata_provider.ssh import files, scripts
 from airavata_provider.ssh.host import Host
 from airavata_provider.ssh.scripts import Digest, Look
-from airavata_provider.storage.base import Storage, checked
+from airavata_provider.storage.base import FILE_MODE, Storage, checked
 
 
 class SFTPStorage(Storage):
@@ -37,7 +37,7 @@ class SFTPStorage(Storage):
                 yield chunk
 
     async def write(self, path: str, chunks: AsyncIterable[bytes], *, expected: Digest | None = None) -> Digest:
-        digest = await files.write_stream(self._host, chunks, self._path(path), 0o644, expected=expected)
+        digest = await files.write_stream(self._host, chunks, self._path(path), FILE_MODE, expected=expected)
         return digest
 
     async def list_files(self, path: str = "") -> list[str]:
@@ -58,6 +58,13 @@ class SFTPStorage(Storage):
         size = look.digest.size if look.digest else 0
         digest = await files.digest_of(self._host, self._path(path), size)
         return digest if digest.sha256 else await super().digest(path)
+
+    async def small(self, path: str, most: int) -> bytes | None:
+        look = await self._look(path, small=most)
+        return look.content
+
+    def host_path(self, path: str) -> str:
+        return self._path(path)
 
     async def _look(self, path: str, *, small: int) -> Look:
         directory, name = posixpath.split(self._path(path))

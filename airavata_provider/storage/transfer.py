@@ -3,23 +3,37 @@
 Several small files go with one command. A larger file that is there already, with the same size and
 SHA-256, is not sent again: that is what makes a retry cheap. Names from a host never leave the directory
 they were found in.
+
+No connection is held while something else is waited for, with one exception: a large file that flows from one host to
+another needs both at a time. All who need two take them in the same order (``Target.account``), so nobody waits for
+one who waits for him; where both are reached through one jump host, or one is that, the wait is bounded. On one and
+the same account a file is copied where it is, if SHA-256 can tell that it is the same.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import logging
 import posixpath
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from airavata_provider.errors import FileMissing
+from airavata_provider.errors import FileMissing, TransferError
 from airavata_provider.ssh import files
 from airavata_provider.ssh.host import Host
 from airavata_provider.ssh.scripts import Digest, FileToWrite, Found, Look
 from airavata_provider.ssh.small import look_at_one, put_small
-from airavata_provider.storage.base import Storage, checked
+from airavata_provider.ssh.target import VIA
+from airavata_provider.storage.base import FILE_MODE, Storage, checked
+
+SECOND_S = 60.0
+"""How long one who holds a host's connection waits for one to its jump host, or the other way round, in seconds."""
+
+SIBLING_S = 900.0
+"""The same for two hosts behind one jump host: what was let go of there, and ends with what runs through it, may be
+what is waited for. That is rare; that somebody else's transfer takes long is not."""
 
 _log = logging.getLogger(__name__)
 
@@ -87,19 +101,14 @@ async def many_to_host(uploads: Sequence[Upload], host: Host, directory: str) ->
     batch: list[tuple[FileToWrite, bytes]] = []
     for upload in uploads:
         checked(upload.name, host.name)
-        async with aclosing(upload.source.storage.read(upload.source.path)) as chunks:
-            head = bytearray()
-            async for chunk in chunks:
-                head += chunk
-                if len(head) > files.SMALL:
-                    done[upload.name] = await _large_to_host(upload, bytes(head), chunks, host, directory)
-                    break
-            else:
-                content = bytes(head)
-                if batch and sum(len(each) for _, each in batch) + len(content) > files.BATCH:
-                    done |= await _send(batch, host, directory)
-                    batch = []
-                batch.append((FileToWrite(upload.name, files.content_digest(content), upload.mode), content))
+        content = await upload.source.storage.small(upload.source.path, files.SMALL)
+        if content is None:
+            done[upload.name] = await _large_to_host(upload, host, directory)
+            continue
+        if batch and sum(len(each) for _, each in batch) + len(content) > files.BATCH:
+            done |= await _send(batch, host, directory)
+            batch = []
+        batch.append((FileToWrite(upload.name, files.content_digest(content), upload.mode), content))
     if batch:
         done |= await _send(batch, host, directory)
     return [done[upload.name] for upload in uploads]
@@ -150,8 +159,85 @@ async def _fetch(host: Host, directory: str, name: str, look: Look, to: Place) -
     there = await files.digest_of(host, remote, look.digest.size if look.digest else 0)
     if await _has(to, there):
         return _transfer(name, there, sent=False)
-    async with aclosing(files.read_stream(host, remote)) as chunks:
-        return _transfer(name, await to.storage.write(to.path, chunks, expected=there))
+    path = _same_host(to, host) if there.sha256 is not None else None
+    if path is not None:
+        await files.copy(host, remote, path, there, FILE_MODE)
+        return _transfer(name, there)
+    digest = await streamed(
+        files.read_stream(host, remote),
+        host.account,
+        to.storage.account,
+        lambda flow: to.storage.write(to.path, flow, expected=there),
+    )
+    return _transfer(name, digest)
+
+
+def _same_host(place: Place, host: Host) -> str | None:
+    """Where a storage's file is on that host, if it is the storage's own, too."""
+    account = place.storage.account
+    return place.storage.host_path(place.path) if account is not None and account == host.account else None
+
+
+async def streamed(
+    chunks: AsyncGenerator[bytes, None],
+    source: str | None,
+    target: str | None,
+    write: Callable[[AsyncIterator[bytes]], Awaitable[Digest]],
+) -> Digest:
+    """Let a large file flow from a source to a target.
+
+    :param chunks: the source's; its connection is taken when the first is asked for
+    :param source: the account whose connection it holds meanwhile, if it does
+    :param target: the same for the target
+    :param write: writes what flows; the target's connection is taken before the first chunk is asked for
+    :raises TransferError: it did not arrive whole; or one connection could not be had in time while the other was
+        held (:func:`_patience_s`)
+    """
+    async with aclosing(chunks):
+        if source is None or target is None:
+            return await write(chunks)
+        held, wanted = (source, target) if source > target else (target, source)
+        patience_s = _patience_s(held, wanted)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as limit:
+                first = None
+                if source > target:
+                    first = await anext(chunks, b"")
+                    limit.reschedule(patience_s and loop.time() + patience_s)
+
+                async def flow() -> AsyncGenerator[bytes, None]:
+                    head = first
+                    if head is None:
+                        limit.reschedule(patience_s and loop.time() + patience_s)
+                        head = await anext(chunks, b"")
+                    limit.reschedule(None)
+                    if head:
+                        yield head
+                    async for chunk in chunks:
+                        yield chunk
+
+                async with aclosing(flow()) as both:
+                    return await write(both)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise TransferError(
+                f"no connection in {patience_s:g} s while one to {held} was held; let go of, for another try",
+                where=wanted,
+            ) from error
+
+
+def _patience_s(held: str, wanted: str) -> float | None:
+    """How long one account's connection is waited for while another's is held; None: as long as it takes.
+
+    An account's text begins with that of its jump host. Between others the order leaves nobody waiting for ever.
+    """
+    one, other = held.split(VIA), wanted.split(VIA)
+    if one[0] != other[0]:
+        return None
+    common = min(len(one), len(other))
+    return SECOND_S if one[:common] == other[:common] else SIBLING_S
 
 
 async def find_outputs(host: Host, directory: str, patterns: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -211,30 +297,33 @@ async def _send(batch: Sequence[tuple[FileToWrite, bytes]], host: Host, director
     return {file.name: _transfer(file.name, file.digest) for file, _ in batch}
 
 
-async def _large_to_host(
-    upload: Upload, head: bytes, rest: AsyncIterator[bytes], host: Host, directory: str
-) -> Transfer:
-    """Send a file whose first chunks were read, unless the host has it."""
+async def _large_to_host(upload: Upload, host: Host, directory: str) -> Transfer:
+    """Bring a large file, unless the host has it."""
     remote = posixpath.join(directory, upload.name)
-    size = await upload.source.storage.size(upload.source.path)
+    storage, path = upload.source.storage, upload.source.path
+    size = await storage.size(path)
     try:
         look = (await files.look_at(host, directory, [upload.name], small=-1))[upload.name]
     except FileMissing:
         look = None
+    here = None
     if look is not None and look.digest is not None and look.digest.size == size:
-        there, here = (
-            await files.digest_of(host, remote, size),
-            await upload.source.storage.digest(upload.source.path),
-        )
+        there, here = await files.digest_of(host, remote, size), await storage.digest(path)
         if there.sha256 is not None and there == here:
             return _transfer(upload.name, here, sent=False)
-
-    async def whole() -> AsyncIterator[bytes]:
-        yield head
-        async for chunk in rest:
-            yield chunk
-
-    return _transfer(upload.name, await files.write_stream(host, whole(), remote, upload.mode))
+    source = _same_host(upload.source, host)
+    if source is not None:
+        here = here or await storage.digest(path)
+        if here.sha256 is not None:
+            await files.copy(host, source, remote, here, upload.mode)
+            return _transfer(upload.name, here)
+    digest = await streamed(
+        storage.read(path),
+        storage.account,
+        host.account,
+        lambda flow: files.write_stream(host, flow, remote, upload.mode, size=size),
+    )
+    return _transfer(upload.name, digest)
 
 
 async def _has(place: Place, content: Digest) -> bool:

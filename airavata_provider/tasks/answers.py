@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from airavata_provider.errors import AiravataError, JobFailed, StoreError, SubmissionRefused, SubmissionUncertain
 from airavata_provider.jobs.state import is_backed
-from airavata_provider.models.job import Job, JobState
+from airavata_provider.models.job import Job
 from airavata_provider.models.resource import ComputeResource
 from airavata_provider.models.rules import (
     Next,
     NotAgain,
     Rule,
     Sizes,
+    failed,
     left_by,
     moved,
     next_attempt,
@@ -52,13 +53,13 @@ async def answer(
     :raises NotAgain: no rule makes another attempt
     """
     submission = context.submission
-    if not rules or submission is None or not _failed(job):
+    if not rules or submission is None or not failed(job):
         return None
     store = context.services.store
     if not is_backed(job):
         context.log.info("Job %s has failed; waiting for the scheduler's own words", job.native_id)
         job = await _patiently(context, job)
-        if not _failed(job):
+        if not failed(job):
             return None
     attempts = [each for each in await store.attempts(submission.identity) if each.attempt < job.attempt]
     following, placement, there = await _following(context, rules, [*attempts, job])
@@ -160,12 +161,6 @@ def bounds(resource: ComputeResource, job: Job) -> Sizes:
     named = (queue for queue in resource.queues.values() if queue.name == job.queue)
     queue = next(named, None) or resource.queue()
     return Sizes(queue.max_memory_mb, queue.max_walltime)
-
-
-def _failed(job: Job) -> bool:
-    """Whether it ended without success, and nobody asked for that."""
-    over = job.state is not None and job.state.terminal
-    return over and job.state is not JobState.COMPLETE and job.cancel_requested_at is None
 
 
 async def _patiently(context: TaskContext[Any], job: Job) -> Job:

@@ -9,14 +9,16 @@ Imports no Airflow, and no SQLAlchemy at its top.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airavata_provider.errors import AiravataError, JobCanceled, JobFailed
+from airavata_provider.models.advice import advice_on, outcome_told, words_on
 from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import Job, JobState, SubmissionState
 from airavata_provider.models.outcome import Outcome
+from airavata_provider.models.rules import made_by
 from airavata_provider.schedulers.request import Array, Element, JobRequest, ranges
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ SHARED = "shared"
 
 NAMED = 20
 """Elements that a message names one by one, or as a range."""
+
+SAID = 200
+"""Characters of a scheduler's words about elements that a message has."""
 
 
 def element_directory(directory: str, place: int) -> str:
@@ -53,6 +58,19 @@ def called_off(job: Job) -> bool:
     """Whether a job's, or an array's, end was asked for before it was submitted, and so it never was."""
     over = job.ended_at is not None or job.canceled_at is not None
     return job.native_id is None and job.cancel_requested_at is not None and over
+
+
+def unsubmitted(arrays: Iterable[Job], elements: Iterable[Job]) -> list[Job]:
+    """Those of a task's arrays that a rule made and that are still to be submitted, or to be found.
+
+    :param elements: every element as its last attempt left it; one that was refused is left to a later attempt
+    """
+    latest = {element.array for element in elements}
+    return [
+        array
+        for array in arrays
+        if made_by(array) is not None and array.native_id is None and not called_off(array) and array.name in latest
+    ]
 
 
 def wanted_again(elements: Sequence[Job], again: Collection[int]) -> list[int]:
@@ -151,12 +169,22 @@ def named(places: Iterable[int]) -> str:
 
 
 def how_they_failed(elements: Iterable[Job]) -> str:
-    """Those that did not complete, by how they ended: ``2, 7 with exit code 3; 4 (WALLTIME)``."""
-    groups: defaultdict[str, list[int]] = defaultdict(list)
+    """Those that did not complete, by how they ended: ``2, 7 with exit code 3; 4 (WALLTIME): TIMEOUT``."""
+    groups: defaultdict[str, list[Job]] = defaultdict(list)
     for element in elements:
         if element.place is not None and element.state is not JobState.COMPLETE:
-            groups[_how(element)].append(element.place)
-    return "; ".join(f"{named(places)} {how}" for how, places in sorted(groups.items(), key=lambda each: each[1][0]))
+            groups[_how(element)].append(element)
+    told = []
+    for how, alike in groups.items():
+        places, words = [each.place for each in alike if each.place is not None], said_of(alike)
+        told.append((min(places), f"{named(places)} {how}{f': {words}' if words else ''}"))
+    return "; ".join(text for _, text in sorted(told))
+
+
+def said_of(elements: Iterable[Job]) -> str:
+    """The scheduler's words about the first of these elements, with a mark where others have other words."""
+    words = [each for each in dict.fromkeys(map(words_on, elements)) if each]
+    return "" if not words else words[0][:SAID] + (" …" if len(words) > 1 or len(words[0]) > SAID else "")
 
 
 def _how(element: Job) -> str:
@@ -169,23 +197,36 @@ def _how(element: Job) -> str:
     return f"({element.state or element.submission})"
 
 
-def failure(elements: Sequence[Job], where: str) -> AiravataError | None:
-    """The error that tells of the elements that did not complete; None when all did."""
+def advice_on_all(elements: Iterable[Job]) -> str:
+    """What to do about each outcome of these elements: ``WALLTIME: ask for …; OUT_OF_MEMORY: ask for …``."""
+    found = {outcome_told(each): advice for each in elements if (advice := advice_on(each))}
+    return "; ".join(f"{outcome}: {found[outcome]}" for outcome in Outcome if outcome in found)
+
+
+def failure(
+    elements: Sequence[Job], where: str, left: Mapping[str, Sequence[int]] | None = None
+) -> AiravataError | None:
+    """The error that tells of the elements that did not complete; None when all did.
+
+    :param left: why no rule made another attempt at some, and the places of those
+    """
     bad = [element for element in elements if element.state is not JobState.COMPLETE]
     if not bad:
         return None
     message = f"{len(bad)} of {len(elements)} elements did not complete: {how_they_failed(bad)}"
+    message += "".join(f"; {named(places)}: {why}" for why, places in (left or {}).items())
     again = "clear the submission and what follows it: only those elements are done again"
+    advice = advice_on_all(bad)
     canceled = [each for each in bad if each.state is JobState.CANCELED or each.cancel_requested_at is not None]
     if len(canceled) == len(bad):
         by = sorted({each.cancel_requested_by for each in bad} - {""})
-        return JobCanceled(f"cancelled by {', '.join(by) or 'somebody on the cluster'}: {message}", where=where)
+        who = ", ".join(by) or "somebody on the cluster"
+        return JobCanceled(f"cancelled by {who}: {message}", where=where, advice=advice)
     if any(each.state is JobState.FAILED or each.submission is SubmissionState.REFUSED for each in bad):
-        return JobFailed(
-            message, where=where, advice=f"the next task fetches their standard output and error; {again}"
-        )
+        fetched = "the next task fetches their standard output and error"
+        return JobFailed(message, where=where, advice="; ".join(filter(None, [advice, fetched, again])))
     return AiravataError(
         f"nobody can tell what became of some. {message}",
         where=where,
-        advice=f"look for them with the scheduler's own tools; or {again}",
+        advice="; ".join(filter(None, [advice, f"or {again}"])),
     )

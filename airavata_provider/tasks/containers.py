@@ -11,13 +11,20 @@ import io
 import posixpath
 import tarfile
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airavata_provider.errors import ConfigurationError, ContainerFailed, DeadlineExceeded, FileMissing
+from airavata_provider.errors import (
+    ConfigurationError,
+    ContainerFailed,
+    DeadlineExceeded,
+    EngineUnreachable,
+    FileMissing,
+)
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -25,6 +32,9 @@ if TYPE_CHECKING:
 
 LOG_TAIL = 200
 """Lines of a container's output that are kept."""
+STEP_S = 2
+"""Seconds after which a wait for a container's end looks whether it is still wanted."""
+_CONFLICT = 409
 
 
 @dataclass(frozen=True)
@@ -73,31 +83,55 @@ def run_container(request: ContainerRequest, destination: Path, stop: threading.
     :raises ContainerFailed: its exit status was not 0; carries the end of its log
     :raises DeadlineExceeded: it ran longer than allowed
     :raises FileMissing: an expected output is not there
+    :raises EngineUnreachable: the Engine went away meanwhile
     """
     client = _client()
     try:
-        _remove(client, request.name)
-        container = _create(client, request)
-        try:
-            # Set before the start as well as after it: the caller may have gone in between.
-            if stop.is_set():
-                raise DeadlineExceeded("stopped before it started", where=request.name)
-            _put_inputs(container, request)
-            container.start()
-            status = _wait(container, request, stop)
-            log = container.logs(tail=LOG_TAIL).decode("utf-8", "replace")
-            if status != 0:
-                raise ContainerFailed(
-                    f"the container of {request.image} ended with status {status}"
-                    f"{_oom(container)}; its last words:\n{log}",
-                    where=request.name,
-                )
-            return ContainerResult(log, _get_outputs(container, request, destination))
-        finally:
-            with suppress(Exception):
-                container.remove(force=True, v=True)
+        with _engine(request.name):
+            return _run(client, request, destination, stop)
     finally:
         client.close()
+
+
+def _run(
+    client: DockerClient, request: ContainerRequest, destination: Path, stop: threading.Event
+) -> ContainerResult:
+    _remove(client, request.name)
+    container = _create(client, request)
+    try:
+        # Set before the start as well as after it: the caller may have gone in between.
+        if stop.is_set():
+            raise DeadlineExceeded("stopped before it started", where=request.name)
+        _put_inputs(container, request)
+        container.start()
+        status = _wait(container, request, stop)
+        log = container.logs(tail=LOG_TAIL).decode("utf-8", "replace")
+        if status != 0:
+            raise ContainerFailed(
+                f"the container of {request.image} ended with status {status}"
+                f"{_oom(container)}; its last words:\n{log}",
+                where=request.name,
+            )
+        return ContainerResult(log, _get_outputs(container, request, destination))
+    finally:
+        with suppress(Exception):
+            container.remove(force=True, v=True)
+
+
+@contextmanager
+def _engine(name: str) -> Iterator[None]:
+    """Errors of ``docker``, and of ``requests`` below it, become ours."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (DockerException, RequestException) as error:
+        raise EngineUnreachable(
+            f"the Docker Engine did not do what it should: {error}",
+            where=name,
+            advice="see whether it runs, and what its own log says; the task can be tried again",
+        ) from error
 
 
 def _client() -> DockerClient:
@@ -120,10 +154,17 @@ def _client() -> DockerClient:
 
 
 def _remove(client: DockerClient, name: str) -> None:
-    from docker.errors import NotFound
+    from docker.errors import APIError, NotFound
 
     with suppress(NotFound):
-        client.containers.get(name).remove(force=True, v=True)
+        container = client.containers.get(name)
+        try:
+            container.remove(force=True, v=True)
+        except APIError as error:
+            if error.status_code != _CONFLICT:
+                raise
+            # Somebody else, whose run was cancelled, is at it.
+            container.wait(condition="removed", timeout=60)
 
 
 def _create(client: DockerClient, request: ContainerRequest) -> Container:
@@ -178,19 +219,24 @@ def _put_inputs(container: Container, request: ContainerRequest) -> None:
 
 
 def _wait(container: Container, request: ContainerRequest, stop: threading.Event) -> int:
-    """Wait in short steps, so that a caller who no longer waits is obeyed."""
+    """Wait in short steps, so that a caller who no longer waits is obeyed, and an Engine may be started anew.
+
+    Whoever calls this removes the container, which kills it.
+    """
     from requests.exceptions import ConnectionError as Unreachable
     from requests.exceptions import ReadTimeout
 
-    waited = 0.0
+    began = time.monotonic()
     while True:
+        step = time.monotonic()
         with suppress(ReadTimeout, Unreachable):
-            return int(container.wait(timeout=2)["StatusCode"])
-        waited += 2
+            return int(container.wait(timeout=STEP_S)["StatusCode"])
+        # One that refuses connections answers at once.
+        stop.wait(max(0.0, STEP_S - (time.monotonic() - step)))
+        waited = time.monotonic() - began
         if stop.is_set() or waited >= request.timeout_s:
-            container.kill()
             raise DeadlineExceeded(
-                f"the container of {request.image} was killed after {waited:g} s",
+                f"the container of {request.image} was killed after {waited:.0f} s",
                 where=request.name,
                 advice="raise the task's timeout_s if it needs longer",
             )

@@ -18,6 +18,7 @@ from airavata_provider.models.places import told_together
 from airavata_provider.models.resolution import refused_for
 from airavata_provider.models.resolved import ResolvedExperiment, command_arguments, element_arguments, launcher_words
 from airavata_provider.models.resource import ComputeResource, Unsupported
+from airavata_provider.schedulers.notice import SIGNAL_FIELDS
 from airavata_provider.schedulers.registry import scheduler
 from airavata_provider.schedulers.request import JobRequest
 
@@ -66,6 +67,8 @@ def job_fields(experiment: ResolvedExperiment) -> dict[str, Any]:
         "licenses": options.licenses or (),
         "mail_to": options.mail_to,
         "mail_events": options.mail_events or (),
+        "signal_before_end_s": options.signal_before_end_s,
+        "signal": options.signal,
         "site_words": dict(queue.site_words),
         "export": deployment.export if deployment.export is not None else queue.export,
         "directives": scheduler(resource.scheduler).merge_directives(queue.directives, deployment.directives),
@@ -120,9 +123,12 @@ def option_faults(experiment: Experiment, catalog: Catalog) -> list[Fault]:
         return []
     given = {
         name: value
-        for name in (*JobOptions.model_fields, "nodes", "memory_mb", "gpus", "account")
+        for name in (*JobOptions.model_fields, "nodes", "memory_mb", "gpus", "walltime_s", "account")
         if (value := getattr(experiment, name)) is not None
     }
+    if not {"walltime_s", "signal_before_end_s"} <= given.keys():
+        # How long before which walltime may be another's word.
+        given = {name: value for name, value in given.items() if name not in SIGNAL_FIELDS}
     try:
         words = resource.queue(experiment.queue).site_words
     except KeyError:  # which is told elsewhere

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from airavata_provider.errors import AiravataError, JobCanceled, JobFailed, StoreError
+from airavata_provider.errors import AiravataError, JobCanceled, JobFailed, StoreError, SubmissionRefused
 from airavata_provider.jobs.state import ends_as
+from airavata_provider.models.advice import advice_on, outcome_told, words_on
 from airavata_provider.models.identity import TaskIdentity, job_name
-from airavata_provider.models.job import Job, JobState
+from airavata_provider.models.job import Job, JobState, SubmissionState
 from airavata_provider.models.rules import NotAgain, Rule, made_by
 from airavata_provider.monitors.output import outputs
 from airavata_provider.tasks.answers import answer, submit_again
 from airavata_provider.tasks.arrays import failure
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
+from airavata_provider.tasks.element_answers import Elements
 from airavata_provider.tasks.ending import request_end
+from airavata_provider.tasks.standstill import Standstill, over
 
 if TYPE_CHECKING:
     from airavata_provider.models.resolved import ResolvedExperiment
@@ -55,8 +58,9 @@ class MonitorParameters(Parameters):
 class Monitor(Task[MonitorParameters]):
     """Waits until the job has ended; news come from the webhook, the poll, and whatever else appends events.
 
-    What the job writes meanwhile is shown in the task's log. A job that somebody else submitted gets a row in the job
-    store here, so that the poll and every other source serve it too; it is never cancelled.
+    What the job writes meanwhile is shown in the task's log, and so is that it is held, suspended or can never start.
+    A job that somebody else submitted gets a row in the job store here, so that the poll and every other source serve
+    it too; it is never cancelled.
     """
 
     name: ClassVar[str] = "monitor"
@@ -68,8 +72,9 @@ class Monitor(Task[MonitorParameters]):
         return {"output": experiment.application.stdout}
 
     async def run(self, context: TaskContext[MonitorParameters]) -> TaskResult:
-        """:raises JobFailed: with the scheduler's words
+        """:raises JobFailed: with the outcome, the scheduler's words, and what to do
         :raises JobCanceled: by us or by somebody on the cluster
+        :raises SubmissionRefused: the scheduler never took it
         """
         job = await (self._job(context) if context.parameters.job is not None else self._others(context))
         if job is None:
@@ -79,8 +84,6 @@ class Monitor(Task[MonitorParameters]):
             )
         await context.services.watch()
         if job.size is not None:
-            if context.parameters.on_outcome:
-                context.log.warning("The rules of on_outcome do not hold for arrays: clear the submission instead")
             return await self._array_end(context)
         first = False
         while True:
@@ -106,25 +109,40 @@ class Monitor(Task[MonitorParameters]):
     async def _wait(self, context: TaskContext[Any], job: Job) -> Job:
         if job.ended_at is None:
             context.log.info("Waiting for job %s (%s) on %s", job.native_id, job.name, job.resource)
+        standstill = Standstill(context.services.store, context.log)
         while True:
             try:
-                return await self._over(context, job)
+                return await self._over(context, job, standstill)
             except StoreError as error:
                 # The job goes on without us; so does the waiting.
                 context.log.warning("The job store does not answer: %s", error)
                 await asyncio.sleep(STORE_PAUSE_S)
 
     async def _array_end(self, context: TaskContext[MonitorParameters]) -> TaskResult:
-        """Wait for all elements, of earlier attempts' arrays too: those are not submitted again while they run."""
+        """Wait for all elements, of earlier attempts' arrays too: those are not submitted again while they run.
+
+        When all have ended, rules may make further attempts at some, which are waited for as well.
+        """
         store, task = context.services.store, self._task(context)
-        arrays = [
-            array if array.ended_at is not None else await self._wait(context, array)
-            for array in await store.attempts(task)
-        ]
-        elements = await store.latest_elements(task)
+        again = Elements(context, context.parameters.on_outcome, task)
+        while True:
+            try:
+                await again.submit()
+                for array in await store.attempts(task):
+                    if array.ended_at is None and array.name not in again.troubles:
+                        await self._wait(context, array)
+                if not await again.answer():
+                    break
+            except StoreError as error:
+                context.log.warning("The job store does not answer: %s", error)
+                await asyncio.sleep(STORE_PAUSE_S)
+        arrays, elements = await store.attempts(task), await store.latest_elements(task)
+        for array in arrays:
+            if array.ended_at is None and array.name in again.troubles:
+                raise again.troubles[array.name]
         where = f"array {', '.join(array.native_id or array.name for array in arrays)} on {arrays[-1].resource}"
-        if (error := failure(elements, where)) is not None:
-            raise error
+        if (failed := failure(elements, where, again.left)) is not None:
+            raise failed
         context.log.info("All %d elements of %s completed", len(elements), where)
         return TaskResult(
             {
@@ -139,14 +157,14 @@ class Monitor(Task[MonitorParameters]):
             }
         )
 
-    async def _over(self, context: TaskContext[MonitorParameters], job: Job) -> Job:
-        store, path = context.services.store, log_file(context.parameters, job)
+    async def _over(self, context: TaskContext[MonitorParameters], job: Job, standstill: Standstill) -> Job:
+        path = log_file(context.parameters, job)
         if path is not None and job.resource == context.resource.name:
-            job = await store.wait(job.name, until=_runs_or_over)
-            if job.ended_at is None:
+            job = await standstill.wait(job.name, _runs_or_over)
+            if not over(job):
                 with outputs().followed(job.resource, path, _shown(context.log)):
-                    return await store.wait(job.name)
-        return await store.wait(job.name)
+                    return await standstill.wait(job.name)
+        return await standstill.wait(job.name)
 
     def _end(self, context: TaskContext[Any], job: Job, note: str = "") -> TaskResult:
         """:param note: why no rule made another attempt"""
@@ -166,21 +184,21 @@ class Monitor(Task[MonitorParameters]):
                     "ended_at": _iso(job.ended_at),
                 }
             )
+        told, advice = _told(job), advice_on(job)
         # Who is being cancelled ends as cancelled, whatever the last words: without a scheduler they are "killed".
         if end is JobState.CANCELED:
             who = job.cancel_requested_by or "somebody on the cluster"
-            raise JobCanceled(f"cancelled by {who}{_because(job)}", where=where)
+            raise JobCanceled(f"cancelled by {who}{told}", where=where, advice=advice)
         if end is JobState.FAILED:
+            fetched = "its standard output and error are fetched by the next task" if job.ours else ""
             raise JobFailed(
-                f"failed{_how(job)}{_because(job)}{f'; {note}' if note else ''}",
+                f"failed{_how(job)}{told}{f'; {note}' if note else ''}",
                 where=where,
-                advice="its standard output and error are fetched by the next task" if job.ours else "",
+                advice="; ".join(filter(None, [advice, fetched])),
             )
-        raise AiravataError(
-            f"nobody can tell what became of it{_because(job)}",
-            where=where,
-            advice="look for it with the scheduler's own tools, then mark this task as it was",
-        )
+        if job.submission is SubmissionState.REFUSED:
+            raise SubmissionRefused(f"the scheduler did not take it{told}", where=where, advice=advice)
+        raise AiravataError(f"nobody can tell what became of it{told}", where=where, advice=advice)
 
     async def cancel(self, context: TaskContext[MonitorParameters]) -> None:
         """Ask for the job's end."""
@@ -248,7 +266,7 @@ def _shown(log: logging.Logger) -> Callable[[list[str]], None]:
 
 
 def _runs_or_over(job: Job) -> bool:
-    return job.ended_at is not None or job.state is JobState.ACTIVE
+    return over(job) or job.state is JobState.ACTIVE
 
 
 def _how(job: Job) -> str:
@@ -257,8 +275,10 @@ def _how(job: Job) -> str:
     return f" with exit code {job.exit_code}" if job.exit_code is not None else ""
 
 
-def _because(job: Job) -> str:
-    return f": {job.reason}" if job.reason else ""
+def _told(job: Job) -> str:
+    """The outcome, and the scheduler's words where they are others."""
+    outcome, words = outcome_told(job), words_on(job)
+    return f" ({outcome}){f': {words}' if words and words != outcome else ''}"
 
 
 def _iso(moment: Any) -> str | None:

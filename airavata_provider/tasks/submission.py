@@ -28,9 +28,10 @@ from airavata_provider.tasks.arrays import called_off, intents, named, part, uns
 from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResult
 from airavata_provider.tasks.ending import end_attempts_before, request_end
 from airavata_provider.tasks.job_request import job_fields, unsupported
-from airavata_provider.tasks.submit_parameters import SubmitParameters, as_intended, request_of
+from airavata_provider.tasks.submit_parameters import SubmitParameters, as_intended, part_as_intended, request_of
 
 if TYPE_CHECKING:
+    from airavata_provider.models.element_rules import Again, ElementAnswers
     from airavata_provider.models.placement import Placement
     from airavata_provider.models.resolved import ResolvedExperiment
 
@@ -93,11 +94,52 @@ class Submit(Task[SubmitParameters]):
         job = await context.services.store.intend(intent, after=last.name, placement=placement)
         return job, job.created_at == intent.created_at
 
+    async def elements_again(
+        self, context: TaskContext[SubmitParameters], answers: ElementAnswers, before: Sequence[Job]
+    ) -> tuple[set[str], ElementAnswers]:
+        """Save the intents of the attempts that rules make of an array's elements, all or none.
+
+        Each of their arrays runs one element at least, so there are as many at a time as elements may run. Those
+        after them are left to the next round.
+
+        None are saved, and none named, when somebody made another attempt meanwhile, or asked for an end.
+
+        :param before: the task's arrays so far
+        :return: the names of what this call saved, and the answers with the attempts that can be made by now: what
+            cannot be submitted at all is left, with the reason
+        """
+        most = context.parameters.max_running
+        arrays: list[tuple[Job, list[int], JobRequest]] = []
+        attempts: list[Again] = []
+        left = dict(answers.left)
+        for each in answers.attempts:
+            sizes = each.following.sizes
+            request = replace(self._request(context), memory_mb=sizes.memory_mb, walltime_s=sizes.walltime_s)
+            job = replace(
+                self._intent(context, before[-1].attempt + 1 + len(attempts), request),
+                request={MADE_BY: dict(each.following.made_by)},
+                reason=f"after attempt {each.of}: {each.following.words}",
+            )
+            try:
+                its = await self._arrays(context, job, request, each.places, later=True)
+            except (SubmissionRefused, ExperimentRefused) as refused:
+                why = f"no other attempt: {refused}"
+                left[why] = sorted([*left.get(why, ()), *each.places])
+                continue
+            if most is not None and arrays and len(arrays) + len(its) > most:
+                break
+            arrays += its
+            attempts.append(each)
+        saved = await self._intend_arrays(context, arrays, before, answers.unless_ending) if arrays else set()
+        return saved, replace(answers, attempts=tuple(attempts), left=left)
+
     async def hand_over(self, context: TaskContext[SubmitParameters], job: Job, first: bool) -> str:
-        """Submit one job whose intent is saved, through admission, or find it; the scheduler's id.
+        """Submit one job, or array, whose intent is saved, through admission, or find it; the scheduler's id.
 
         :param first: this very caller saved the intent, just now
         """
+        if job.size is not None:
+            return await self._submit_array(context, self._request(context), job, first)
         return await self._submit(context, as_intended(self._request(context), job), job, first)
 
     def _request(self, context: TaskContext[SubmitParameters]) -> JobRequest:
@@ -179,48 +221,33 @@ class Submit(Task[SubmitParameters]):
         """Submit the arrays of this attempt, or find them; of a cleared task, arrays of what did not complete."""
         from airavata_provider.jobs.arrays import to_retry
 
-        services, resource = context.services, context.resource
-        store = services.store
-        attempts = await store.attempts(context.identity)
-        places: Sequence[int] = ()
-        attempt = attempts[-1].attempt if attempts else 0
-        if not attempts:
-            places = range(len(context.parameters.elements))
-        elif _another_is_wanted(context, attempts):
-            elements = await store.latest_elements(context.identity)
-            places = wanted_again(elements, set(to_retry(elements)))
-            context.log.info("Elements to do again: %s", named(places) or "none")
+        store, resource = context.services.store, context.resource
         first: set[str] = set()
-        if places:
-            job = self._intent(context, attempt + 1, request)
-            arrays = intents(job, context.identity, places, resource.max_array_size, self._sayable(context, request))
-            admitter = services.admitter()
-            for number, (each, indices) in enumerate(arrays):
-                asked = part(request, each.name, each.offset, indices, beside=len(arrays))
-                self._tell_unsupported(context, asked)
-                # One after the other, and after the end of those before: what is let go and waits for that would hold
-                # room that they need.
-                stamp = admitter.stamp_for_later if number or attempt else admitter.stamp
-                stamped = await stamp(replace(each, size=len(indices)))
-                arrays[number] = replace(stamped, request=recorded(asked)), indices
-            made = await store.intend_arrays(arrays)
-            first = {array.name for array in made if array.created_at == job.created_at}
+        places: Sequence[int]
+        while True:
             attempts = await store.attempts(context.identity)
+            if not attempts:
+                places = range(len(context.parameters.elements))
+            elif _another_is_wanted(context, attempts):
+                elements = await store.latest_elements(context.identity)
+                places = wanted_again(elements, set(to_retry(elements)))
+                context.log.info("Elements to do again: %s", named(places) or "none")
+                if not places:
+                    # What is on its way goes on. A later try may find it ended, and would do everything again.
+                    await context.begun()
+            else:
+                places = ()
+            if not places:
+                break
+            job = self._intent(context, attempts[-1].attempt + 1 if attempts else 1, request)
+            arrays = await self._arrays(context, job, request, places, later=bool(attempts))
+            first = await self._intend_arrays(context, arrays, attempts)
+            if first:
+                attempts = await store.attempts(context.identity)
+                break
+            # Somebody else made an attempt meanwhile, maybe a rule.
         for array in unsettled(attempts):
-            elements = await store.elements(array.name)
-            indices = [each.element for each in elements if each.element is not None]
-            # What was only given up as UNKNOWN may run yet.
-            places_of = {each.place for each in elements}
-            beside = sum(each.attempt == array.attempt for each in attempts)
-            asked = part(request, array.name, array.offset, indices, beside=beside)
-            native_id = await self._submit(context, asked, array, array.name in first, places_of)
-            context.log.info(
-                "Array %s on %s, named %s: elements %s",
-                native_id,
-                resource.name,
-                array.name,
-                named(array.offset + index for index in indices),
-            )
+            await self._submit_array(context, request, array, array.name in first)
         last = (await store.attempts(context.identity))[-1]
         return TaskResult(
             {
@@ -232,6 +259,76 @@ class Submit(Task[SubmitParameters]):
                 "submitted": len(places),
             }
         )
+
+    async def _arrays(
+        self,
+        context: TaskContext[SubmitParameters],
+        job: Job,
+        request: JobRequest,
+        places: Collection[int],
+        *,
+        later: bool,
+    ) -> list[tuple[Job, list[int], JobRequest]]:
+        """The arrays of one attempt, to be intended: each with its elements' indices, and with what is asked for.
+
+        :param job: what they have in common
+        :param places: of their elements
+        :param later: the attempt is submitted after, or beside, another
+        :raises SubmissionRefused: one is larger than what is allowed at a time
+        :raises ExperimentRefused: see :meth:`_tell_unsupported`
+        """
+        admitter, most = context.services.admitter(), context.resource.max_array_size
+        found: list[tuple[Job, list[int], JobRequest]] = []
+        for array, indices in intents(job, context.identity, places, most, self._sayable(context, request)):
+            self._tell_unsupported(context, part(request, array.name, array.offset, indices, beside=1))
+            # One after the other, and after the end of those before: what is let go and waits for that would hold
+            # room that they need.
+            stamp = admitter.stamp_for_later if found or later else admitter.stamp
+            found.append((await stamp(replace(array, size=len(indices))), indices, request))
+        return found
+
+    async def _intend_arrays(
+        self,
+        context: TaskContext[SubmitParameters],
+        arrays: Sequence[tuple[Job, list[int], JobRequest]],
+        before: Sequence[Job],
+        unless_ending: Collection[str] = (),
+    ) -> set[str]:
+        """Save the intents of arrays, all or none; names of what this call saved.
+
+        :param arrays: as :meth:`_arrays` has them, of one attempt or several beside each other
+        :param before: the task's arrays so far; where there is a later attempt by now, nothing is saved
+        :param unless_ending: names of those, and of elements, of which nobody may have asked for the end
+        """
+        saving: list[tuple[Job, Collection[int]]] = []
+        for array, indices, request in arrays:
+            asked = part(request, array.name, array.offset, indices, beside=len(arrays))
+            rule = {} if (made := made_by(array)) is None else {MADE_BY: dict(made)}
+            saving.append((replace(array, request={**recorded(asked), **rule}), indices))
+        made_at = {array.name: array.created_at for array, _ in saving}
+        stored = await context.services.store.intend_arrays(saving, after=before, unless_ending=unless_ending)
+        return {array.name for array in stored if array.created_at == made_at[array.name]}
+
+    async def _submit_array(
+        self, context: TaskContext[SubmitParameters], request: JobRequest, array: Job, first: bool
+    ) -> str:
+        """The scheduler's id of an array whose intent is saved.
+
+        :param request: with all elements, each under its place
+        """
+        elements = await context.services.store.elements(array.name)
+        indices = [each.element for each in elements if each.element is not None]
+        # What was only given up as UNKNOWN may run yet.
+        places = {each.place for each in elements}
+        native_id = await self._submit(context, part_as_intended(request, array, indices), array, first, places)
+        context.log.info(
+            "Array %s on %s, named %s: elements %s",
+            native_id,
+            context.resource.name,
+            array.name,
+            named(array.offset + index for index in indices),
+        )
+        return native_id
 
     def _sayable(
         self, context: TaskContext[SubmitParameters], request: JobRequest

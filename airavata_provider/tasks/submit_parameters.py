@@ -5,6 +5,7 @@ Pure; imports no Airflow.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pydantic import Field, model_validator
@@ -12,8 +13,8 @@ from pydantic import Field, model_validator
 from airavata_provider.models.job import Job
 from airavata_provider.models.resource import ComputeResource
 from airavata_provider.models.rules import MADE_BY, sizes_of
-from airavata_provider.schedulers.request import Container, Dependency, JobRequest, MailEvent
-from airavata_provider.tasks.arrays import as_array
+from airavata_provider.schedulers.request import Container, Dependency, JobRequest, MailEvent, Signal
+from airavata_provider.tasks.arrays import as_array, part
 from airavata_provider.tasks.base import Parameters
 
 
@@ -65,7 +66,8 @@ class SubmitParameters(Parameters):
     export: tuple[str, ...] | None = None
     container: Container | None = None
     site_words: dict[str, str] = Field(default_factory=dict)
-    signal_before_end_s: int = Field(default=60, ge=0)
+    signal_before_end_s: int | None = Field(default=None, ge=0)
+    signal: Signal | None = None
     directives: tuple[str, ...] = ()
     webhook: bool = Field(default=True, description="Let the job script tell us of its start and end")
     elements: tuple[SubmitElement, ...] = Field(default=(), description="The job is an array of these")
@@ -101,3 +103,16 @@ def as_intended(request: JobRequest, job: Job) -> JobRequest:
         return replace(request, name=job.name)
     sizes = sizes_of(job)
     return replace(request, name=job.name, memory_mb=sizes.memory_mb, walltime_s=sizes.walltime_s)
+
+
+def part_as_intended(request: JobRequest, array: Job, indices: Iterable[int]) -> JobRequest:
+    """The request of one of a task's arrays, with the sizes and the throttle that its intent says. Pure.
+
+    :param request: with all elements, each under its place
+    :param indices: of the array's elements
+    """
+    asked = part(as_intended(request, array), array.name, array.offset, indices, beside=1)
+    told = (array.request or {}).get("array")
+    if told is None or asked.array is None:
+        return asked
+    return replace(asked, array=replace(asked.array, throttle=told["throttle"]))

@@ -20,6 +20,7 @@ from airavata_provider.tasks.base import Services, webhook_url
 
 if TYPE_CHECKING:
     from airavata_provider.jobs.admitter import Admitter
+    from airavata_provider.jobs.loads import Loads
     from airavata_provider.jobs.placer import Placer
     from airavata_provider.jobs.placing import Policy
     from airavata_provider.jobs.poller import Way
@@ -57,7 +58,25 @@ class HostServices(Services):
         from airavata_provider.jobs.limits import limits_of
         from airavata_provider.jobs.placer import get_placer
 
-        return get_placer(self.store, lambda: limits_of(self.catalog()))
+        return get_placer(self.store, lambda: limits_of(self.catalog()), self.loads)
+
+    def loads(self) -> Loads | None:
+        """Asks clusters how full their queues are; None: they are not asked."""
+        from airavata_provider.jobs.loads import Loads
+
+        return Loads(self.way)
+
+    async def way(self, resource: str) -> Way:
+        """The way to a resource and its scheduler, by its name.
+
+        :raises CatalogError: there is none of that name
+        """
+        from airavata_provider.jobs.poller import Way
+        from airavata_provider.schedulers.registry import scheduler
+
+        found = self.catalog().compute_resource(resource)
+        relay = found.scratch if found.callbacks.relay else None
+        return Way(await self.host(found), scheduler(found.scheduler), relay)
 
     def placement_policy(self) -> Policy:
         """What it decides by.
@@ -70,14 +89,18 @@ class HostServices(Services):
 
 
 class AirflowServices(HostServices):
-    """Services of an Airflow process, for one event loop."""
+    """Services of an Airflow process, for one event loop.
 
-    def __init__(self) -> None:
+    :param of_task: the process runs one task, and leaves others a connection to each host (``ssh.sharing``)
+    """
+
+    def __init__(self, *, of_task: bool = False) -> None:
         from airavata_provider.jobs.store import get_store
         from airavata_provider.settings import get_settings
 
         self.settings = get_settings()
         self.store = get_store()
+        self._of_task = of_task
         self._catalog = CatalogFolders(self.settings.catalog_folders)
         self._targets: dict[tuple[str, str | None, Limits], tuple[float, Target]] = {}
         self._reading: dict[tuple[str, str | None, Limits], asyncio.Lock] = {}
@@ -88,7 +111,8 @@ class AirflowServices(HostServices):
     async def host(self, resource: Reachable) -> Host:
         from airavata_provider.ssh.pool import get_pool
 
-        return get_pool().host(await self._target(resource))
+        pool = get_pool(self.store.host_uses, modest=self._of_task)
+        return pool.host(await self._target(resource))
 
     async def _target(self, resource: Reachable) -> Target:
         """The resource's address and credentials, read once for all who ask within :data:`CONNECTION_TTL_S`."""
@@ -111,14 +135,12 @@ class AirflowServices(HostServices):
         host = await self.host(resource) if storage_type(resource.type).needs_host else None
         return open_storage(resource, host)
 
-    async def way(self, resource: str) -> Way:
-        """The way to a resource and its scheduler, as the reconciler asks for it."""
-        from airavata_provider.jobs.poller import Way
-        from airavata_provider.schedulers.registry import scheduler
+    def loads(self) -> Loads | None:
+        from airavata_provider.jobs.loads import Loads
 
-        found = self.catalog().compute_resource(resource)
-        relay = found.scratch if found.callbacks.relay else None
-        return Way(await self.host(found), scheduler(found.scheduler), relay)
+        # There may be hundreds of tasks' processes: each would ask every cluster itself.
+        fresh_s = 0.0 if self._of_task else self.settings.queue_load_interval
+        return Loads(self.way, fresh_s=fresh_s) if fresh_s else None
 
     def placement_policy(self) -> Policy:
         from airavata_provider.jobs.policies import placement_policy
@@ -183,12 +205,15 @@ async def _connection(conn_id: str) -> Any:
 _services: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, AirflowServices]] = WeakKeyDictionary()
 
 
-def get_services() -> AirflowServices:
-    """The running loop's services; another process's, inherited by a fork, are not used."""
+def get_services(*, of_task: bool = False) -> AirflowServices:
+    """The running loop's services; another process's, inherited by a fork, are not used.
+
+    :param of_task: what they are made with
+    """
     loop = asyncio.get_running_loop()
     found = _services.get(loop)
     if found is None or found[0] != os.getpid():
-        found = (os.getpid(), AirflowServices())
+        found = (os.getpid(), AirflowServices(of_task=of_task))
         _services[loop] = found
     return found[1]
 

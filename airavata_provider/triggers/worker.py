@@ -48,7 +48,7 @@ def run_on_worker(kwargs: Mapping[str, Any], context: Context, *, retries: int) 
 
     async def work() -> dict[str, Mapping[str, Any]]:
         try:
-            return await run_segment(Segment(tasks=tasks, run=run, services=get_services(), log=_LOG))
+            return await run_segment(Segment(tasks=tasks, run=run, services=get_services(of_task=True), log=_LOG))
         finally:
             await close_services()
 

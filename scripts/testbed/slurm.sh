@@ -15,7 +15,7 @@ in_slurm() { SLURM_CONF=$ROOM/etc/slurm.conf timeout 10 "$@"; }
 
 munge_answers() { munge -S "$ROOM/munge/socket" -n 2>/dev/null | unmunge -S "$ROOM/munge/socket" >/dev/null 2>&1; }
 accounting_answers() { in_slurm sacctmgr -n list cluster >/dev/null 2>&1; }
-node_is_ready() { in_slurm sinfo -h -o %T 2>/dev/null | grep -Eqx 'idle|mixed|allocated'; }
+node_is_ready() { in_slurm sinfo -h -o %T 2>/dev/null | grep -Eqx '(idle|mixed|allocated|completing|planned)[-+]?'; }
 
 slurm_answers() {
   local name

@@ -36,6 +36,7 @@ from airavata_provider.jobs.submission import Patience, RemoteHost, submit
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler
+from airavata_provider.schedulers.load import QueueLoad
 from airavata_provider.schedulers.registry import scheduler
 from airavata_provider.schedulers.request import (
     BY_SCHEDULER,
@@ -44,6 +45,7 @@ from airavata_provider.schedulers.request import (
     Element,
     JobRequest,
     MailEvent,
+    Signal,
 )
 from tests.contract.hosts import MemoryStore, job
 
@@ -60,6 +62,7 @@ EVERYTHING = JobRequest(
     memory_mb=100, gpus=1, gpu_type="a100", walltime_s=60, account="a", qos="o", reservation="r", exclusive=True,
     constraint="fast", licenses=("l:2",), array=Array((Element(0, "/d/0"), Element(1, "/d/1")), 1),
     after=(Dependency("12"),), mail_to="a@b.c", mail_events=frozenset(MailEvent), export=("PATH",),
+    signal_before_end_s=30, signal=Signal.TERM,
 )  # fmt: skip
 
 
@@ -139,6 +142,19 @@ class PureContract:
 
         holds()
 
+    def test_noise_is_never_a_load(self) -> None:
+        asks = self.adaptor.load_command(["", "q"]) is not None
+
+        @given(noise)
+        def holds(result: CommandResult) -> None:
+            with pytest.raises(AnswerUnreadable if asks else NotImplementedError):
+                self.adaptor.parse_load(result, ["", "q"])
+
+        holds()
+
+    def test_a_queue_is_quoted_wherever_it_stands(self) -> None:
+        assert "'$(x)" not in (self.adaptor.load_command(["q'$(x)`y`"]) or "")
+
     def words(self, line: str) -> list[str]:
         """A directive's words, as the scheduler splits them."""
         return shlex.split(line)
@@ -166,11 +182,17 @@ class PureContract:
         holds()
 
     def test_what_is_asked_for_is_said_or_told(self) -> None:
-        known = {name for option in self.adaptor.options for name in option.fields}
+        known = {name for option in self.adaptor.entries for name in option.fields}
         told = self.adaptor.unsupported(EVERYTHING)
         assert all(told.values())
         if self.adaptor.options:
             assert known | set(told) >= BY_SCHEDULER
+
+    def test_a_signal_before_the_walltime_can_be_had(self) -> None:
+        request = JobRequest("ajob", "/d", "x", walltime_s=600, signal_before_end_s=30, signal=Signal.TERM)
+        assert not {"signal_before_end_s", "signal"} & self.adaptor.unsupported(request).keys()
+        late = replace(request, walltime_s=30)
+        assert {"signal_before_end_s", "signal"} <= self.adaptor.unsupported(late).keys()
 
 
 class JobsContract(PureContract):
@@ -249,7 +271,7 @@ class JobsContract(PureContract):
     async def test_each_end_has_its_outcome(self, host: RemoteHost, folder: Path) -> None:
         shells = {"true": Outcome.COMPLETED, "exit 3": Outcome.FAILED, "kill -SEGV $$": Outcome.SIGNALED}
         refs = {await self.submitted(host, self.request_(folder, shell)): each for shell, each in shells.items()}
-        late = await self.submitted(host, self.request_(folder, "sleep 60"))
+        late = await self.submitted(host, self.request_(folder, "sleep 600"))
         for ref, outcome in refs.items():
             assert (await self.end(host, ref)).outcome is outcome
         await self.until(host, late, JobState.ACTIVE)
@@ -257,14 +279,37 @@ class JobsContract(PureContract):
         end = await self.end(host, late)
         assert (end.state, end.outcome) == (JobState.CANCELED, Outcome.CANCELED)
 
+    @pytest.mark.parametrize("signal", [None, Signal.TERM])
+    async def test_a_program_is_told_before_its_walltime(
+        self, host: RemoteHost, folder: Path, signal: Signal | None
+    ) -> None:
+        shell = f"trap 'echo noticed; exit 4' {signal or 'USR1'}; echo ready; while :; do sleep 0.1; done"
+        request = self.request_(folder, shell, walltime_s=60, signal_before_end_s=50, signal=signal)
+        assert (await self.end(host, await self.submitted(host, request))).exit_code == 4
+        assert (folder / "stdout.txt").read_text() == "ready\nnoticed\n"
+
     async def test_one_command_tells_of_all_jobs_and_a_forgotten_one_spoils_nothing(
         self, host: RemoteHost, folder: Path
     ) -> None:
-        refs = [await self.submitted(host, self.request_(folder, "sleep 5")) for _ in range(3)]
+        refs = [await self.submitted(host, self.request_(folder, "sleep 280")) for _ in range(3)]
         forgotten = JobRef("999999999", "anever", str(folder))
         states = await self.states(host, forgotten, *refs)
         assert set(states) == {ref.native_id for ref in refs}
         await host.run(self.adaptor.cancel_command(refs))
+
+    async def load(self, host: RemoteHost) -> QueueLoad | None:
+        """How full it is where a job goes that names no queue; None: the scheduler cannot be asked."""
+        command = self.adaptor.load_command([""])
+        return None if command is None else self.adaptor.parse_load(await host.run(command), [""])[""]
+
+    async def test_what_runs_is_in_the_load(self, host: RemoteHost, folder: Path) -> None:
+        ref = await self.submitted(host, self.request_(folder, "sleep 600"))
+        await self.until(host, ref, JobState.ACTIVE)
+        end = time.monotonic() + PATIENCE_S
+        while (load := await self.load(host)) is not None and not (load.running or load.busy):
+            assert time.monotonic() < end, load
+            await asyncio.sleep(0.2)
+        await host.run(self.adaptor.cancel_command([ref]))
 
     async def test_a_job_is_found_by_name_and_nothing_else_is(self, host: RemoteHost, folder: Path) -> None:
         request = self.request_(folder, "sleep 5")
@@ -346,7 +391,7 @@ class SchedulerContract(JobsContract):
         return self.elements((await self.submitted(host, request)).native_id, request)
 
     async def test_an_array_has_a_state_for_each_element(self, host: RemoteHost, folder: Path) -> None:
-        refs = await self.array(host, folder, "echo zero", "exit 5", "touch up; sleep 60", "kill -SEGV $$")
+        refs = await self.array(host, folder, "echo zero", "exit 5", "touch up; sleep 600", "kill -SEGV $$")
         good, bad, long, broken = refs
         await self.until(host, long, JobState.ACTIVE)
         ends = [await self.end(host, ref) for ref in (good, bad, broken)]
@@ -362,7 +407,7 @@ class SchedulerContract(JobsContract):
         assert (await self.end(host, good)).state is JobState.COMPLETE
 
     async def test_one_element_is_cancelled_and_the_other_goes_on(self, host: RemoteHost, folder: Path) -> None:
-        first, second = await self.array(host, folder, "sleep 60", "while [ ! -e go ]; do sleep 0.1; done")
+        first, second = await self.array(host, folder, "sleep 600", "while [ ! -e go ]; do sleep 0.1; done")
         for ref in (first, second):
             await self.until(host, ref, JobState.ACTIVE)
         await host.run(self.adaptor.cancel_command([first]))
@@ -382,7 +427,7 @@ class WalltimeContract(JobsContract):
     """And a walltime of a second, which a real scheduler's clock may be too coarse for."""
 
     async def test_the_walltime_is_kept_and_told(self, host: RemoteHost, folder: Path) -> None:
-        ref = await self.submitted(host, self.request_(folder, "sleep 60", walltime_s=1))
+        ref = await self.submitted(host, self.request_(folder, "sleep 600", walltime_s=1))
         status = await self.until(host, ref, JobState.FAILED)
         if self.adaptor.enforces_walltime:
             end = await self.end(host, ref)

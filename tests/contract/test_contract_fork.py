@@ -35,7 +35,7 @@ class TestFork(WalltimeContract):
         return Path(control_directory(ref.directory, ref.name))
 
     async def test_a_killed_job_is_failed_and_says_why(self, host: RemoteHost, folder: Path) -> None:
-        ref = await self.submitted(host, self.request_(folder, "sleep 60"))
+        ref = await self.submitted(host, self.request_(folder, "sleep 600"))
         os.killpg(int(ref.native_id.split(".")[0]), signal.SIGKILL)
         status = await self.until(host, ref, JobState.FAILED)
         assert "left no exit record" in status.reason
@@ -77,7 +77,10 @@ class TestFork(WalltimeContract):
         assert "login2" in cancel.stderr
 
     async def test_a_stopped_job_is_suspended(self, host: RemoteHost, folder: Path) -> None:
-        ref = await self.submitted(host, self.request_(folder, "sleep 60"))
+        ref = await self.submitted(host, self.request_(folder, "touch up; exec sleep 600"))
+        # The script's traps are set then.
+        while not (folder / "up").exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         group = int(ref.native_id.split(".")[0])
         os.killpg(group, signal.SIGSTOP)
         await self.until(host, ref, JobState.SUSPENDED)

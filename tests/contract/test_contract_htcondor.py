@@ -23,6 +23,7 @@ class TestHTCondor(StandIn):
     adaptor: Scheduler = HTCondor()
     commands = STANDINS / "htcondor" / "bin"
     submitter = "condor_submit"
+    load_commands = ("condor_status",)
     timed_out = "ERROR: Failed to commit job submission into the queue."
     settings = Settings(kill_delay_s=30, keep_s=600)
 
@@ -30,7 +31,7 @@ class TestHTCondor(StandIn):
         self, host: RemoteHost, folder: Path, cluster: Cluster
     ) -> None:
         cluster.configure(extra={"history": False}, keep_s=0)
-        refs = [await self.submitted(host, self.request_(folder, shell)) for shell in ("exit 3", "sleep 60")]
+        refs = [await self.submitted(host, self.request_(folder, shell)) for shell in ("exit 3", "sleep 600")]
         await self.until(host, refs[1], JobState.ACTIVE)
         await host.run(self.adaptor.cancel_command(refs[1:]))
         deadline = time.monotonic() + 60

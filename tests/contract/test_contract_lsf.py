@@ -23,18 +23,19 @@ class TestLsf(StandIn):
     adaptor: Scheduler = Lsf()
     commands = STANDINS / "lsf" / "bin"
     submitter = "bsub"
+    load_commands = ("bqueues",)
     timed_out = "Communication time out. Job not submitted."
     settings = Settings(kill_delay_s=30, keep_s=600, drop_unmet=False)
 
     async def test_the_walltime_is_kept_and_told(  # type: ignore[override]
         self, host: RemoteHost, folder: Path, cluster: Cluster
     ) -> None:
-        cluster.configure(extra={"minute_s": 1.0})
+        cluster.configure(extra={"minute_s": 5.0})
         await super().test_the_walltime_is_kept_and_told(host, folder)
 
     async def test_jobs_that_left_bjobs_are_in_bhist(self, host: RemoteHost, folder: Path, cluster: Cluster) -> None:
         cluster.configure(keep_s=0)
-        refs = [await self.submitted(host, self.request_(folder, shell)) for shell in ("exit 3", "sleep 60")]
+        refs = [await self.submitted(host, self.request_(folder, shell)) for shell in ("exit 3", "sleep 600")]
         await self.until(host, refs[1], JobState.ACTIVE)
         await host.run(self.adaptor.cancel_command(refs[1:]))
         ends = [await self.end(host, ref) for ref in refs]

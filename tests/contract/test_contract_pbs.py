@@ -21,6 +21,7 @@ class TestPBS(StandIn):
     adaptor: Scheduler = PBS()
     commands = STANDINS / "pbs" / "bin"
     submitter = "qsub"
+    load_commands = ("qstat",)
     timed_out = "qsub: End of File"
 
     async def test_an_old_one_without_json_and_without_elements_statuses(
@@ -48,5 +49,6 @@ class TestTorque(StandIn):
     adaptor: Scheduler = Torque()
     commands = STANDINS / "torque" / "bin"
     submitter = "qsub"
+    load_commands = ("qstat",)
     timed_out = "qsub: End of File"
     settings = Settings(kill_delay_s=30, keep_s=600)

@@ -61,10 +61,12 @@ def test_status_signal_files_and_environment(cluster: Cluster, tmp_path: Path) -
 
 
 def test_walltime_and_cancel_reach_the_whole_session(cluster: Cluster) -> None:
-    stubborn = "(trap '' TERM; exec sleep 98700) & trap '' TERM; wait; sleep 98700"
+    stubborn = "(trap '' TERM; exec sleep 98700) & trap '' TERM; touch up; wait; sleep 98700"
     assert ended(cluster, submit(cluster, stubborn, walltime_s=0.2)).why == WALLTIME
+    up = cluster.folder / "up"
+    up.unlink(missing_ok=True)
     key = submit(cluster, stubborn)
-    started(cluster, key)
+    until(cluster, key, lambda _: up.exists())
     assert cluster.cancel(key)
     assert (ended(cluster, key).why, ended(cluster, key).signal) == (CANCELLED, 9)
     assert not cluster.cancel(key)

@@ -36,7 +36,9 @@ def make_database(bed: Bed) -> Iterator[Callable[[], str]]:
 def site(bed: Bed, make_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Airflow with two triggerers, and where its files are."""
     folder = tmp_path_factory.mktemp("site")
-    with make_site(bed, folder, make_database(), make_database(), settings=TUNED) as site:
+    # What other tests have in SLURM's queue decides nothing here.
+    settings = {**TUNED, "AIRFLOW__AIRAVATA__QUEUE_LOAD_INTERVAL": "0"}
+    with make_site(bed, folder, make_database(), make_database(), settings=settings) as site:
         yield site
 
 

@@ -45,12 +45,12 @@ def test_every_process_may_be_killed(bed: Bed, make_database: Callable[[], str],
         def all_submitted(count: int) -> bool:
             return all(submitted(pattern) >= count for pattern in PATTERNS)
 
-        airflow.wait("the first jobs are submitted", lambda: all_submitted(3), timeout=120, every=2)
+        airflow.wait("the first jobs are submitted", lambda: all_submitted(3), timeout=400, every=2)
         sshd.kill()
         time.sleep(1)
         sshd.start()
         airflow.restart("triggerer")
-        airflow.wait("more jobs are submitted", lambda: all_submitted(EXPERIMENTS // 2), timeout=150, every=2)
+        airflow.wait("more jobs are submitted", lambda: all_submitted(EXPERIMENTS // 2), timeout=400, every=2)
         airflow.restart("scheduler")
         sshd.kill()
         airflow.restart("triggerer")
@@ -62,7 +62,7 @@ def test_every_process_may_be_killed(bed: Bed, make_database: Callable[[], str],
             assert text == f"{TEXT.upper()}{request['inputs']['message']}\n"
         names = [job["name"] for run in requests for job in site.report(*run)["jobs"]]
         assert len(names) == EXPERIMENTS * len(PATTERNS)
-        accounted = site.accounted(*names)
+        accounted = site.ended(*names)
         assert sorted(line.split("|")[1] for line in accounted) == sorted(names)
         assert {line.split("|")[2] for line in accounted} == {"COMPLETED"}
 

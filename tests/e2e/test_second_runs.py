@@ -11,8 +11,10 @@ from tests.e2e.test_experiments import wait_for_cancel, wait_for_job
 
 PATTERN = "hpc_batch_waiting"
 EDITED = "waiting_edited"
-SECONDS = 20
-"""Of a job: longer than a pattern's change takes to reach Airflow."""
+SECONDS = 1999
+"""Of a job, which ends when the test wants it to."""
+
+LONG = {"walltime": "00:50:00"}
 
 
 def test_an_experiment_in_two_runs(site: Site, airflow: AirflowInstance) -> None:
@@ -22,7 +24,7 @@ def test_an_experiment_in_two_runs(site: Site, airflow: AirflowInstance) -> None
     for pattern in (PATTERN, EDITED):
         airflow.wait_for_dag(f"{pattern}__after")
     message = "-n 'single' \"double\" $(touch /tmp/never) `id` \\ ünï\nsecond; line"
-    requests = {pattern: site.request(message=message, seconds=SECONDS) for pattern in (PATTERN, EDITED)}
+    requests = {pattern: site.request(message=message, seconds=SECONDS) | LONG for pattern in (PATTERN, EDITED)}
     runs = {pattern: airflow.trigger(pattern, request) for pattern, request in requests.items()}
     # Nobody has run a task of its second DAG yet, so Airflow writes the new one over the old one.
     own.write_text(text.replace("id: clean_up", "id: swept"))
@@ -41,6 +43,7 @@ def test_an_experiment_in_two_runs(site: Site, airflow: AirflowInstance) -> None
     triggerers = [name for name in airflow.commands if name.startswith("triggerer")]
     for name in triggerers:
         airflow.kill(name)
+    site.wake(SECONDS, 2)
     names = [site.report(pattern, run_id)["jobs"][0]["name"] for pattern, run_id in runs.items()]
     airflow.wait(
         "the jobs end",
@@ -73,7 +76,8 @@ def test_an_experiment_in_two_runs(site: Site, airflow: AirflowInstance) -> None
         (first,) = {ti["try_number"] for ti in airflow.task_instances(pattern, run_id)}
         assert first == 1
     assert airflow.api("GET", f"/dags/{PATTERN}__after/dagRuns")["total_entries"] == 1
-    assert site.report(PATTERN, cancelled)["state"] == "CANCELED"
+    report = site.report(PATTERN, cancelled)
+    assert (report["state"], report["jobs"][0]["cancel_requested_by"]) == ("CANCELED", airflow.user)
     assert len(site.accounted(*names)) == len(names)
 
 

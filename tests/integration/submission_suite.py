@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,68 +18,41 @@ from typing import Any, ClassVar
 import pytest
 
 from airavata_provider.errors import ConnectFailed, SubmissionRefused, SubmissionUncertain
-from airavata_provider.jobs.submission import Patience, RemoteHost, submit
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.jobs.submission import RemoteHost, submit
 from airavata_provider.models.job import SubmissionState
 from airavata_provider.schedulers.base import CommandResult, JobRef, Scheduler
-from airavata_provider.schedulers.frame import ShareableText
 from airavata_provider.schedulers.request import JobRequest
 from airavata_provider.ssh.host import Host
 from airavata_provider.ssh.pool import SSHPool
 from airavata_provider.ssh.target import Limits, Target
 from tests.bed import Bed
 from tests.contract.hosts import MemoryStore, job
-
-PATIENCE = Patience(grace_s=2, pauses_s=(0.3,))
-"""A grace of seconds: these controllers answer within milliseconds."""
+from tests.integration.bent_hosts import PATIENCE, Bent, BentShared
+from tests.integration.submitter import Told, intend_and_submit, submitter
 
 Records = Callable[[], list[str]]
 Shim = Callable[[str, str], str]
+
+CUT = """\
+said=$($real "$@"); status=$?
+if [ $n -eq 0 ]; then
+  session= process=$$
+  until case $(cat /proc/$process/comm) in sshd*) true;; *) false;; esac; do
+    session="$process $session"
+    process=$(sed -n 's/^PPid:[^0-9]*//p' /proc/$process/status)
+    [ -e "/proc/$process/comm" ] || exit 1
+  done
+  kill -9 $process KILLED
+fi
+printf '%s\\n' "$said"
+exit $status"""
+"""Takes its connection away from a submit command's answer, by the end of the sshd process that serves it."""
 
 
 @cache
 def _path(bed: Bed, command: str) -> str:
     return bed.run(f"command -v {command}").stdout.strip()
-
-
-def _hasty(command: str) -> str:
-    """With look-ups that are given up after two seconds instead of thirty."""
-    return command.replace("airavata_limit 30 ", "airavata_limit 2 ")
-
-
-class BentShared:
-    """A host whose sessions are shared, and whose commands see a folder of shims first."""
-
-    def __init__(self, host: Host, before: str) -> None:
-        self.host, self.before = host, before
-
-    @property
-    def name(self) -> str:
-        return self.host.name
-
-    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
-        assert isinstance(command, ShareableText)
-        common, own = self.before + command.common, _hasty(command.own)
-        bent = ShareableText(common, command.first, own, command.limit_s)
-        return await self.host.shared.run(bent, timeout=timeout)
-
-
-class Bent:
-    """A host whose commands see a folder of shims first, and whose answers a test may take away."""
-
-    def __init__(self, host: Host, before: str = "", after: Callable[[int], None] | None = None) -> None:
-        self.host, self.before, self.after = host, before, after
-        self.count = 0
-
-    @property
-    def name(self) -> str:
-        return self.host.name
-
-    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
-        number, self.count = self.count, self.count + 1
-        result = await self.host.run(self.before + _hasty(command), timeout=timeout)
-        if self.after is not None:
-            self.after(number)
-        return result
 
 
 class SubmissionSuite:
@@ -127,6 +101,33 @@ class SubmissionSuite:
     @pytest.fixture
     def request_(self, bed_dir: str) -> JobRequest:
         return JobRequest(f"a{os.urandom(7).hex()}", bed_dir, "sleep", ("3",), walltime_s=300)
+
+    @pytest.fixture
+    def held(self, bed: Bed, request_: JobRequest, records: Records) -> Iterator[JobRequest]:
+        """One whose job waits: it has no word of its own, which would tell its id."""
+        yield replace(request_, directives=(self.hold,))
+        for native_id in records():
+            ref = JobRef(native_id, request_.name, request_.directory)
+            bed.run(self.adaptor.cancel_command([ref]), check=False)
+
+    @pytest.fixture
+    def told(self, ssh_target: Target, held: JobRequest, store: JobStore, tmp_path: Path) -> Told:
+        """For a process that submits that request, with that store."""
+        target = ssh_target
+        assert target.private_key_file is not None
+        assert target.known_hosts is not None
+        return Told(
+            scheduler=self.adaptor.name,
+            store=f"sqlite:///{tmp_path / 'jobs.db'}",
+            host=target.host,
+            port=target.port,
+            user=target.user,
+            key=target.private_key_file,
+            known_hosts=target.known_hosts,
+            name=held.name,
+            directory=held.directory,
+            directives=held.directives,
+        )
 
     @pytest.fixture
     def records(self, bed: Bed, request_: JobRequest) -> Records:
@@ -179,31 +180,31 @@ class SubmissionSuite:
         native_id = await self.send(raw_host, request_, first=False)
         assert records() == [native_id]
 
+    @pytest.mark.parametrize("then", ["goes on", "ends, too"])
     async def test_the_connection_is_cut_after_the_scheduler_accepted(
-        self, raw_host: Host, request_: JobRequest, records: Records
+        self, raw_host: Host, held: JobRequest, records: Records, shim: Shim, then: str
     ) -> None:
-        def cut(number: int) -> None:
-            if number == 0:
-                error = ConnectFailed("cut")
-                error.started = True
-                raise error
-
-        native_id = await self.send(Bent(raw_host, after=cut), request_)
+        """``then``: what ran in the session."""
+        killed = "$session" if then == "ends, too" else ""
+        host = BentShared(raw_host, shim(self.submitter, CUT.replace("KILLED", killed)))
+        native_id = await self.send(host, held)
+        assert host.cut == [True]
         assert records() == [native_id]
 
-    async def test_the_submitter_is_killed_before_it_saves_the_id(
-        self, raw_host: Host, request_: JobRequest, records: Records
+    async def test_the_process_is_killed_before_it_saves_the_id(
+        self, raw_host: Host, told: Told, store: JobStore, records: Records
     ) -> None:
-        class Killed(Exception):
-            pass
-
-        class Dying(MemoryStore):
-            async def submitted(self, name: str, native_id: str, at: object, element_id: object = None) -> None:
-                raise Killed
-
-        with pytest.raises(Killed):
-            await self.send(raw_host, request_, store=Dying())
-        native_id = await self.send(raw_host, request_, first=False)
+        with submitter(replace(told, dies=True)) as process:
+            process.go()
+            assert process.end() == (-signal.SIGKILL, "")
+        (native_id,) = records()
+        left = await store.job(told.name)
+        assert left is not None
+        assert (left.submission, left.native_id) == (SubmissionState.INTENDED, None)
+        assert await intend_and_submit(BentShared(raw_host, ""), told, store) == native_id
+        saved = await store.job(told.name)
+        assert saved is not None
+        assert (saved.submission, saved.native_id) == (SubmissionState.SUBMITTED, native_id)
         assert records() == [native_id]
 
     @pytest.mark.parametrize("then", ["fails without words", "times out", "is killed", "says nothing"])
@@ -231,19 +232,11 @@ class SubmissionSuite:
         native_id = await self.send(Bent(raw_host, shim(self.submitter, '$real "$@" >/dev/null; sleep 30')), request_)
         assert records() == [native_id]
 
-    async def test_the_whole_session_is_killed_after_the_scheduler_accepted(
-        self, raw_host: Host, request_: JobRequest, records: Records, shim: Shim
-    ) -> None:
-        prefix = shim(self.submitter, '$real "$@" >/dev/null; [ $n -gt 0 ] || kill -9 0')
-        native_id = await self.send(Bent(raw_host, prefix), request_)
-        assert records() == [native_id]
-
     async def test_the_scheduler_never_got_it(
         self, raw_host: Host, request_: JobRequest, records: Records, shim: Shim
     ) -> None:
-        native_id = await self.send(
-            Bent(raw_host, shim(self.submitter, '[ $n -gt 0 ] || exit 1; exec $real "$@"')), request_
-        )
+        host = Bent(raw_host, shim(self.submitter, '[ $n -gt 0 ] || exit 1; exec $real "$@"'))
+        native_id = await self.send(host, request_, patience=replace(PATIENCE, grace_s=2))
         assert records() == [native_id]
 
     @pytest.mark.parametrize("then", ["goes on", "fails without words", "kills the session", "hangs"])
@@ -274,10 +267,25 @@ class SubmissionSuite:
         for request, native_id in zip(requests, ids, strict=True):
             assert bed.run(f"NAME={request.name}; {self.list_ids}").stdout.split() == [native_id]
 
-    async def test_two_submitters(self, raw_host: Host, request_: JobRequest, records: Records) -> None:
-        ids = await asyncio.gather(*(self.send(raw_host, request_, first=n % 2 == 0) for n in range(4)))
-        assert records() == [ids[0]]
-        assert set(ids) == {ids[0]}
+    async def test_two_processes_try_the_same_task_at_the_same_time(
+        self, bed_dir: str, told: Told, store: JobStore, records: Records, shim: Shim
+    ) -> None:
+        # The one that submits waits until the other is there.
+        there = f"{bed_dir}/there"
+        wait = f"until [ $(wc -l <{there}) -gt 1 ]; do sleep 0.1; done"
+        before = f"echo >>{there}\n" + shim(self.submitter, f'{wait}; exec $real "$@"')
+        told = replace(told, before=before)
+        with submitter(told) as one, submitter(told) as other:
+            for process in (one, other):
+                process.ready()
+            for process in (one, other):
+                process.go()
+            ends = {one.end(), other.end()}
+        (native_id,) = records()
+        assert ends == {(0, native_id)}
+        saved = await store.job(told.name)
+        assert saved is not None
+        assert (saved.submission, saved.native_id) == (SubmissionState.SUBMITTED, native_id)
 
     @pytest.mark.parametrize("trouble", ["timeout", "failing", "hanging"])
     async def test_the_queue_in_trouble_during_the_look_up(
@@ -285,7 +293,7 @@ class SubmissionSuite:
     ) -> None:
         # The history may know the job already, which would be an answer: it is in trouble too.
         shim(self.history, self.history_down)
-        what = {"timeout": self.queue_timeout, "failing": "exit 1", "hanging": "sleep 3"}[trouble]
+        what = {"timeout": self.queue_timeout, "failing": "exit 1", "hanging": "sleep 60"}[trouble]
         shim(self.queue, f'[ $n -gt 1 ] || {{ {what}; }}; exec $real "$@"')
         prefix = shim(self.submitter, '$real "$@" >/dev/null; exit 1')
         native_id = await self.send(Bent(raw_host, prefix), request_)

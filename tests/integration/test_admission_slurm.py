@@ -96,7 +96,7 @@ async def most_there(bed: Bed, prefix: str, runs: list[asyncio.Task[Any]]) -> in
 
 
 def conf() -> dict[str, Any]:
-    inputs = {"text": "storage://files/in/text", "seconds": 1}
+    inputs = {"text": "storage://files/in/text", "seconds": 6}
     return {"application": "upper", "compute_resource": "cluster", "inputs": inputs, "gateway": "g", "user": "u"}
 
 

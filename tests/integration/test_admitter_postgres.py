@@ -23,12 +23,12 @@ class TestPostgreSQL(AdmitterContract):
     async def test_a_process_that_stops_in_its_round_stops_nobody_else(
         self, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rounds, "SILENCE_MS", 300)
+        monkeypatch.setattr(rounds, "SILENCE_MS", 3000)
         engine = one.store._engine.execution_options(**{WRITES: True})
         connection = await engine.connect()
         await connection.begin()
         await run_round(connection, Call("stopped", one.limits))
-        assert (await asyncio.wait_for(two.submit("other"), 20)).native_id
+        assert (await asyncio.wait_for(two.submit("other"), 120)).native_id
         await connection.invalidate()
         await connection.close()
 
@@ -49,8 +49,14 @@ class TestPostgreSQL(AdmitterContract):
         await rivals[0].submit("first")
         waiting = [asyncio.create_task(each.submit(f"w{n}")) for n, each in enumerate(rivals * 2)]
         await until(lambda: all(each.admitter.waiting == 2 for each in rivals))
-        await asyncio.sleep(1.5)  # what came with them is done, and heard
         monkeypatch.setattr(Admitter, "_round", counted)
+        # What came with them is done, and heard.
+        await until(lambda: all(each.store._watcher._hears for each in rivals))
+        quiet = -1
+        while quiet != count:
+            quiet = count
+            await asyncio.sleep(1.5)
+        count = 0
         for n, state in enumerate((JobState.QUEUED, JobState.ACTIVE)):
             await one.store.append(make_event(state, n, job="first"))
         await asyncio.sleep(1.0)

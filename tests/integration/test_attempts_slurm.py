@@ -6,20 +6,16 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import pytest
 
 from airavata_provider.jobs.reconcile import stop_reconciler
-from airavata_provider.jobs.store import JobStore
 from airavata_provider.jobs.submission import Patience, submit
 from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import Job
 from airavata_provider.models.outcome import Outcome
-from airavata_provider.ssh.pool import close_pool
-from airavata_provider.ssh.target import Target
 from airavata_provider.triggers.hosted import HostedTask
 from tests.bed import Bed
 from tests.services import BedServices
@@ -40,6 +36,24 @@ SUBMIT = HostedTask(
 SLEEP = SUBMIT.model_copy(
     update={"parameters": {"executable": "sleep", "arguments": ["300"], "walltime_s": 600}},
 )
+NEEDY = (
+    'echo "$SLURM_MEM_PER_NODE" >> asked;'
+    ' [ "$SLURM_MEM_PER_NODE" -ge "$1" ] && [ "$(wc -l < asked)" -ge "$2" ] || exit "$3"'
+)
+"""Of an array's element: it needs so much memory, so many attempts, and ends with that status without."""
+ARRAY = SUBMIT.model_copy(
+    update={
+        "parameters": {
+            "executable": "/bin/sh",
+            "elements": [
+                {"arguments": ["-c", NEEDY, "element", *needs]}
+                for needs in (["100", "1", "1"], ["300", "1", "75"], ["100", "2", "76"], ["200", "1", "75"])
+            ],
+            "memory_mb": 100,
+            "walltime_s": 120,
+        }
+    },
+)
 RULE = {"outcome": "FAILED", "exit_codes": [75], "memory": "*2", "walltime": "*1.5", "at_most": 2}
 MONITOR = HostedTask(
     id="monitor",
@@ -50,22 +64,12 @@ MONITOR = HostedTask(
 )
 
 
-@pytest.fixture
-async def services(bed: Bed, ssh_target: Target, tmp_path: Path) -> AsyncIterator[BedServices]:
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.db", watch_interval=0.05)
-    await store.create_tables()
-    yield BedServices(bed, ssh_target, tmp_path, store)
-    await stop_reconciler()
-    await close_pool()
-    await store.close()
-
-
 async def recorded(bed: Bed, job: Job) -> list[str]:
     """What the cluster's accounting, which lags behind, has under a job's name."""
     columns = "JobID,State,ReqMem,TimelimitRaw"
     for _ in range(60):
         lines = bed.run(f"sacct -X -n -P --name {job.name} -o {columns}").stdout.splitlines()
-        if lines and not any("PENDING" in line or "RUNNING" in line for line in lines):
+        if len(lines) == (job.size or 1) and not any("PENDING" in line or "RUNNING" in line for line in lines):
             break
         await asyncio.sleep(0.5)
     return lines
@@ -87,7 +91,7 @@ async def killed_until_done(
     """
     patience = 0.0
     while True:
-        patience += chance.uniform(*steps)
+        patience += chance.uniform(*steps) + patience / 10
         running = asyncio.ensure_future(run())
         done, _ = await asyncio.wait({running}, timeout=patience)
         if done:
@@ -119,8 +123,12 @@ async def test_a_cleared_submission_ends_the_old_job_and_makes_one(services: Bed
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_an_attempt_elsewhere_takes_the_experiment_along(services: BedServices, bed: Bed) -> None:
+async def test_an_attempt_elsewhere_takes_the_experiment_along(
+    services: BedServices, bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From SLURM to a host without a scheduler, whose scratch is another."""
+    # What other tests have in SLURM's queue decides nothing here.
+    monkeypatch.setattr(services, "loads", lambda: None)
     experiment = f"test-{uuid.uuid4().hex}"
     (services.root / "in.txt").write_text("text\n")
     conf = {
@@ -177,3 +185,32 @@ async def test_each_attempt_asks_for_more_and_runs_once(services: BedServices, b
     found = [await recorded(bed, job) for job in attempts]
     first, second, third = (job.native_id for job in attempts)
     assert found == [[f"{first}|FAILED|100M|2"], [f"{second}|FAILED|200M|3"], [f"{third}|COMPLETED|400M|5"]]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("seed", [None, 7])
+async def test_elements_run_again_with_what_each_needs(services: BedServices, bed: Bed, seed: int | None) -> None:
+    experiment = f"test-{uuid.uuid4().hex}"
+    longer = {"outcome": "FAILED", "exit_codes": [76], "walltime": "*1.5"}
+    parameters = {"job": "submit", "on_outcome": [{**RULE, "walltime": None}, longer]}
+    monitor = MONITOR.model_copy(update={"parameters": parameters, "submission": ARRAY})
+    await services.run(experiment, None, SETUP.model_copy(update={"parameters": {"elements": 4}}))
+    await services.run(experiment, None, ARRAY)
+    if seed is None:
+        watched = (await services.run(experiment, None, monitor))["monitor"]
+    else:
+        again = killed_until_done(lambda: services.run(experiment, None, monitor), random.Random(seed), (0.005, 0.08))
+        watched = (await again)["monitor"]
+    assert (watched["state"], watched["elements"]) == ("COMPLETE", 4)
+
+    attempts = await services.store.attempts(TaskIdentity("pattern", experiment, "submit"))
+    assert [job.attempt for job in attempts] == [1, 2, 3, 4]
+    asked = [bed.run(f"cat {attempts[0].directory}/{place}/asked").stdout.split() for place in range(4)]
+    assert asked == [["100"], ["100", "200", "400"], ["100", "100"], ["100", "200"]]
+    first, second, third, fourth = (job.native_id for job in attempts)
+    assert [sorted(await recorded(bed, job)) for job in attempts] == [
+        [f"{first}_0|COMPLETED|100M|2", *(f"{first}_{index}|FAILED|100M|2" for index in (1, 2, 3))],
+        [f"{second}_1|FAILED|200M|2", f"{second}_3|COMPLETED|200M|2"],
+        [f"{third}_2|COMPLETED|100M|3"],
+        [f"{fourth}_1|COMPLETED|400M|2"],
+    ]

@@ -76,10 +76,12 @@ async def test_grid_engine_jobs_are_followed_by_mail_alone(
         await until(lambda: told(store, "mail-deleted", 1))
         bed.run(f"qdel {ids['mail-deleted']}")
         for name, case in CASES.items():
-            await until(lambda name=name, case=case: told(store, name, 1 + len(case.ends)), 30)  # type: ignore[misc]
+            await until(lambda name=name, case=case: told(store, name, 1 + len(case.ends)))  # type: ignore[misc]
         for element in (0, 1):
-            await until(lambda element=element: told(store, f"{array}.{element}", 2), 30)  # type: ignore[misc]
+            await until(lambda element=element: told(store, f"{array}.{element}", 2))  # type: ignore[misc]
             assert (await mailed(store, f"{array}.{element}"))[-1].exit_code == 10 + element
+        # What was told is on record before its message counts as read.
+        await until(lambda: all(b"\\Seen" in flags for flags in box.flags().values()))
     for name, case in CASES.items():
         events = [(each.state, each.outcome, each.exit_code, each.signal) for each in await mailed(store, name)]
         assert sorted(events, key=str) == sorted([BEGUN, *case.ends], key=str), name

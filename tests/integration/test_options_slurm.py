@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from airavata_provider.errors import SubmissionRefused
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers.base import JobRef, JobStatus, quote
@@ -22,6 +23,7 @@ from airavata_provider.schedulers.request import (
     Element,
     JobRequest,
     MailEvent,
+    Signal,
 )
 from airavata_provider.schedulers.script import write_script
 from airavata_provider.schedulers.slurm import Slurm
@@ -67,6 +69,8 @@ ACCEPTED: Mapping[str, Any] = {
     "mail_to": "nobody@localhost",
     "mail_events": frozenset(MailEvent),
     "export": ("HOME", "LANG"),
+    "signal_before_end_s": 120,
+    "signal": Signal.TERM,
 }
 REFUSED: Mapping[str, tuple[Any, str]] = {
     "gpus": (1, "Invalid generic resource"),
@@ -120,9 +124,9 @@ async def test_values_arrive_as_they_are(host: Host, bed_dir: str, bed_run: Call
     assert (await end(host, ref)).outcome is Outcome.CANCELED
 
 
-async def end(host: Host, ref: JobRef) -> JobStatus:
+async def end(host: Host, ref: JobRef, within_s: float = 60) -> JobStatus:
     """The end as SLURM itself tells it, which may be after the job's own record."""
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + within_s
     while True:
         found = slurm.parse_history(await host.run(slurm.history_command([ref])), [ref]).get(ref.native_id)
         if found is not None and found.native_state != "EXIT RECORD":
@@ -155,7 +159,9 @@ async def test_an_array_from_one_submission_to_an_end_for_each_element(host: Hos
         states = dict(slurm.parse_status(await host.run(slurm.status_command(refs)), refs))
         assert states.keys() == {ref.native_id for ref in refs}
         running = states.pop(last.native_id).state
-        if running is JobState.ACTIVE and all(status.state.terminal for status in states.values()):
+        printed = await host.run(f"test -s {quote(directories[8])}/stdout.txt")
+        over = all(status.state.terminal for status in states.values())
+        if running is JobState.ACTIVE and over and printed.exit_status == 0:
             break
         assert time.monotonic() < limit
         await asyncio.sleep(0.5)
@@ -192,6 +198,27 @@ async def test_elements_that_wait_are_cancelled_one_by_one(host: Host, bed_dir: 
     await host.run(slurm.cancel_command([JobRef(native_id, wanted.name, bed_dir)]))
     for ref in refs:
         assert (await end(host, ref)).state is JobState.CANCELED
+
+
+async def test_slurm_tells_the_script_in_time_and_the_script_its_program(host: Host, bed_dir: str) -> None:
+    shell = "trap 'echo noticed; exit 4' TERM; while :; do sleep 0.1; done"
+    wanted = request(
+        bed_dir, executable="/bin/sh", arguments=("-c", shell), walltime_s=180, signal_before_end_s=119,
+        signal=Signal.TERM,
+    )  # fmt: skip
+    assert slurm.gives_notice(wanted)
+    ref = JobRef(await submitted(host, wanted), wanted.name, bed_dir)
+    status = await end(host, ref, within_s=170)
+    assert (status.state, status.exit_code, status.outcome) == (JobState.FAILED, 4, Outcome.FAILED)
+    assert (await host.run(f"cat {quote(bed_dir)}/stdout.txt")).stdout == "noticed\n"
+
+
+async def test_an_array_that_is_too_long_names_the_setting_that_splits_it(host: Host, bed_dir: str) -> None:
+    elements = (Element(0, bed_dir), Element(4_000_000, bed_dir))
+    with pytest.raises(SubmissionRefused, match="Invalid job array specification") as refused:
+        await submitted(host, request(bed_dir, array=Array(elements)))
+    assert not refused.value.transient
+    assert "max_array_size" in str(refused.value)
 
 
 async def test_why_a_job_never_starts(host: Host, bed_dir: str) -> None:

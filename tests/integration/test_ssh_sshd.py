@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from airavata_provider.errors import (
@@ -23,9 +27,13 @@ from airavata_provider.errors import (
     ConnectFailed,
     HostKeyRejected,
 )
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.ssh import files
 from airavata_provider.ssh.breaker import BreakerPolicy
 from airavata_provider.ssh.pool import SSHPool
 from airavata_provider.ssh.target import Limits, Target
+from airavata_provider.storage.sftp import SFTPStorage
+from airavata_provider.storage.transfer import Transfer, from_host, to_host
 from tests.bed import Bed
 
 SSHD = "/usr/sbin/sshd"
@@ -54,7 +62,7 @@ class Sshd:
     def start(self) -> None:
         command = [SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.log)]
         self.process = subprocess.Popen(command)
-        for _ in range(200):
+        for _ in range(3000):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
@@ -190,6 +198,103 @@ async def test_300_tasks_open_no_more_connections_than_configured(sshd: Sshd, po
     assert len(seen) <= 3
 
 
+_PROCESS = """
+import asyncio, sys
+from pathlib import Path
+from airavata_provider.jobs.store import JobStore
+from airavata_provider.ssh import places
+from airavata_provider.ssh.pool import SSHPool
+from airavata_provider.ssh.target import Limits, Target
+
+places.RENEW_S = 0.5
+url, port, user, key, known_hosts, name, until = sys.argv[1:]
+
+async def main():
+    store = JobStore(url)
+    pool = SSHPool(ledger=store.host_uses)
+    limits = Limits(max_connections=2, sessions_per_connection=1, connects_per_minute=1000)
+    target = Target(
+        "127.0.0.1", int(port), user, private_key_file=key, known_hosts=known_hosts, limits=limits
+    )
+
+    async def work():
+        while not Path(until).exists():
+            await pool.host(target).check("sleep 0.05")
+            Path(name).touch()
+
+    await asyncio.gather(*(work() for _ in range(6)))
+    await pool.close()
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def established(port: int) -> set[str]:
+    """Connections to that port, by their other ends, as the server sees them (proc(5): state 01).
+
+    Not all of them stood at the same time, and one may be listed twice: the kernel writes the list in pieces, while
+    others come and go.
+    """
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {row[2] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01"}
+
+
+async def test_processes_together_open_no_more_connections_than_configured(
+    sshd: Sshd, store: JobStore, tmp_path: Path
+) -> None:
+    """One process works with all there are; a second one gets its share, and the first one goes on with the rest."""
+    url, folder = f"sqlite:///{tmp_path / 'jobs.db'}", sshd.folder
+    stop = tmp_path / "stop"
+    peak = 0
+    before: set[str] = set()
+
+    async def start(name: str) -> asyncio.subprocess.Process:
+        words = (url, sshd.port, sshd.user, sshd.key, folder / "known_hosts", tmp_path / name, stop)
+        return await asyncio.create_subprocess_exec(sys.executable, "-c", _PROCESS, *map(str, words))
+
+    async def until(reached: Callable[[], bool]) -> None:
+        nonlocal peak, before
+        async with asyncio.timeout(90):
+            while not reached():
+                now = established(sshd.port)
+                # Those in two lists stood between them, all at the same time.
+                peak, before = max(peak, len(before & now)), now
+                await asyncio.sleep(0.005)
+
+    first = await start("first")
+    await until(lambda: sshd.accepted == 2)
+    second = await start("second")
+    await until((tmp_path / "second").exists)
+    (tmp_path / "first").unlink()
+    (tmp_path / "second").unlink()
+    await until(lambda: (tmp_path / "first").exists() and (tmp_path / "second").exists())
+    stop.touch()
+    assert [await first.wait(), await second.wait()] == [0, 0]
+    assert peak == 2
+    assert sshd.accepted >= 3
+
+
+async def test_large_files_both_ways_between_hosts_of_one_session_each(
+    sshd: Sshd, ssh_target: Target, bed_dir: str, pool: SSHPool
+) -> None:
+    narrow = Limits(max_connections=1, sessions_per_connection=1)
+    one, two = (pool.host(replace(target, limits=narrow)) for target in (sshd.target, ssh_target))
+    content = os.urandom(3 * files.CHUNK + 5)
+    work: list[Coroutine[Any, Any, Transfer]] = []
+    for number, (here, there) in enumerate(((one, two), (two, one))):
+        storage = SFTPStorage("store", f"{bed_dir}/{number}", here)
+        await storage.write("big", files.once(content))
+        await storage.write("old", files.once(bytes(len(content))))
+        work.extend(to_host(storage, "big", there, f"{bed_dir}/{number}/to/{each}") for each in range(3))
+        work.extend(from_host(there, f"{bed_dir}/{number}/big", storage, name) for name in ("old", "new"))
+    async with asyncio.timeout(120):
+        await asyncio.gather(*work)
+    sums = (await one.check(f"cat {bed_dir}/[01]/old {bed_dir}/[01]/new {bed_dir}/[01]/to/* | sha256sum")).stdout
+    assert sums.split()[0] == hashlib.sha256(content * 10).hexdigest()
+    assert [stats.peak for stats in pool.stats.values()] == [1, 1]
+
+
 def until_it_is_there(path: Path) -> None:
     while not path.exists():
         time.sleep(0.02)
@@ -208,6 +313,28 @@ async def test_killed_sshd_in_the_middle(sshd: Sshd, pool: SSHPool, bed_dir: str
     assert all(isinstance(error, ConnectFailed) and error.started for error in broken), broken
     assert 0 < len(broken) <= 8
     assert (await host.run("echo again")).stdout == "again\n"
+
+
+async def test_a_connection_that_went_silent_is_given_up(sshd: Sshd, pool: SSHPool, bed_dir: str) -> None:
+    """As behind a firewall that forgot it: nothing arrives, and nobody says that it ended."""
+    assert sshd.process is not None
+    host = pool.host(replace(sshd.target, limits=Limits(max_connections=1, keepalive_s=2.0)))
+    running = asyncio.create_task(host.run(f"touch {bed_dir}/up; sleep 600", timeout=600))
+    await asyncio.wait_for(asyncio.to_thread(until_it_is_there, Path(bed_dir, "up")), 60)
+    silent = psutil.Process(sshd.process.pid).children(recursive=True)
+    for process in silent:
+        process.suspend()
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(ConnectFailed) as caught:
+                await running
+            assert caught.value.started
+            assert (await host.run("echo again")).stdout == "again\n"
+    finally:
+        for process in silent:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert sshd.accepted == 2
 
 
 async def test_a_certificate_of_a_trusted_ca(sshd: Sshd, pool: SSHPool) -> None:
@@ -268,10 +395,8 @@ async def test_a_dead_host_is_not_hammered(sshd: Sshd) -> None:
 
     first = await asyncio.gather(*(attempt() for _ in range(50)))
     assert all(isinstance(error, ConnectFailed) and not error.started for error in first)
-    begun = time.monotonic()
     later = [await attempt() for _ in range(50)]
     assert all(isinstance(error, CircuitOpen) for error in later)
-    assert time.monotonic() - begun < 1
     (stats,) = pool.stats.values()
     assert stats.attempts == 3
     await pool.close()

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta, tzinfo
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from airavata_provider.errors import StoreError
+from airavata_provider.jobs import host_uses
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import JobState
 from tests.unit.jobs.array_contract import ArrayContract
 from tests.unit.jobs.attempt_contract import AttemptContract
 from tests.unit.jobs.factory import make_event
 from tests.unit.jobs.handover_contract import HandoverContract
+from tests.unit.jobs.host_use_contract import HostUseContract, granted, wish, word
 from tests.unit.jobs.store_contract import StoreContract
 
 
@@ -17,6 +22,50 @@ class TestPostgreSQLHandovers(HandoverContract):
     @pytest.fixture
     def url(self, postgres_db: str) -> str:
         return postgres_db
+
+
+class TestPostgreSQLHostUses(HostUseContract):
+    @pytest.fixture
+    def url(self, postgres_db: str) -> str:
+        return postgres_db
+
+    async def test_the_databases_clock_counts(
+        self, store: JobStore, other: JobStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever the machine of the one who asks says."""
+        assert await granted(store, wish("a", limit=1)) == [True]
+        for hours in (1, -1):
+
+            class Wrong(datetime):
+                @classmethod
+                def now(cls, tz: tzinfo | None = None, hours: int = hours) -> Wrong:
+                    moment: Wrong = super().now(tz) + timedelta(hours=hours)
+                    return moment
+
+            monkeypatch.setattr(host_uses, "datetime", Wrong)
+            assert await granted(other, wish("b", limit=1)) == [False]
+            assert await granted(store, word("a", 1, limit=1)) == [False]
+
+    async def test_a_process_that_is_stopped_in_its_turn_does_not_stop_others(
+        self, url: str, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(host_uses, "SILENCE_MS", 200)
+        stopped = asyncio.Event()
+        now = host_uses._now
+
+        async def stop(connection: AsyncConnection) -> datetime:
+            stopped.set()
+            await asyncio.sleep(2)
+            return await now(connection)
+
+        monkeypatch.setattr(host_uses, "_now", stop)
+        first = asyncio.create_task(granted(store, wish("a", limit=1)))
+        await stopped.wait()
+        monkeypatch.setattr(host_uses, "_now", now)
+        monkeypatch.setattr(host_uses, "SILENCE_MS", 60_000)  # the first one's is set already
+        assert await granted(store, wish("b", limit=1)) == [True]
+        with pytest.raises(StoreError):
+            await first
 
 
 class TestPostgreSQLAttempts(AttemptContract):

@@ -75,16 +75,32 @@ class TestGridEngineOnTheBed(SchedulerContract, WalltimeContract):
         end = await self.end(host, ref)
         assert (end.state, end.outcome) == (JobState.CANCELED, Outcome.CANCELED)
 
+    async def test_the_load_is_everybody_s(self, host: RemoteHost, folder: Path) -> None:
+        ref = await self.submitted(host, self.request_(folder, "sleep 60"))
+        await self.until(host, ref, JobState.ACTIVE)
+        command = self.adaptor.load_command(["", "all.q", "none"])
+        assert command is not None
+        load = self.adaptor.parse_load(await host.run(command), ["", "all.q", "none"])
+        await host.run(self.adaptor.cancel_command([ref]))
+        # How many of others' jobs there are beside it, the other tests know.
+        assert load.keys() == {"", "all.q"}
+        assert (load[""].cpus, load["all.q"].cpus) == (128, 64)
+        assert load[""].busy
+        assert all(each.waiting is not None for each in load.values())
+
     async def test_a_rescheduled_job_is_followed_under_its_id(self, host: RemoteHost, folder: Path, bed: Bed) -> None:
         request = self.request_(folder, "[ -e again ] || { touch again; sleep 60; }; exit 99", directives=("-r y",))
         ref = await self.submitted(host, request)
         await self.until(host, ref, JobState.ACTIVE)
-        bed.run(f"until [ -e {shlex.quote(str(folder))}/again ]; do sleep 0.1; done; qmod -rj {ref.native_id}")
+        bed.run(f"until [ -e {shlex.quote(str(folder))}/again ]; do sleep 0.1; done")
+        running = f"qstat -u '*' | awk '$1 == {ref.native_id} && $5 == \"r\"' | grep -q ."
+        bed.run(f"until {running}; do sleep 0.2; done; qmod -rj {ref.native_id}")
         end = await self.end(host, ref)
         # A status of 99 would have put it back once more.
         assert (end.state, end.outcome, end.exit_code) == (JobState.FAILED, Outcome.FAILED, 99)
+        # 0: Grid Engine 8.1.9 lets a job that it put back go on now and then, as its own second run.
         record = (folder / ".airavata" / ref.name / "started").read_text()
-        assert record == f"{ref.native_id} 1\n"
+        assert record in (f"{ref.native_id} 0\n", f"{ref.native_id} 1\n")
 
     async def test_a_job_waits_for_another(self, host: RemoteHost, folder: Path) -> None:
         first = await self.submitted(host, self.request_(folder, "while [ ! -e go ]; do sleep 0.1; done"))
@@ -97,9 +113,11 @@ class TestGridEngineOnTheBed(SchedulerContract, WalltimeContract):
 
     async def test_what_a_site_names_reaches_the_scheduler(self, host: RemoteHost, folder: Path, bed: Bed) -> None:
         words = {"parallel_environment": "smp"}
-        request = self.request_(folder, "echo $NSLOTS; sleep 1", tasks=3, account="science", site_words=words)
+        payload = "echo $NSLOTS; while [ ! -e go ]; do sleep 0.1; done"
+        request = self.request_(folder, payload, tasks=3, account="science", site_words=words)
         ref = await self.submitted(host, request)
         said = bed.run(f"qstat -j {ref.native_id}").stdout
+        (folder / "go").touch()
         assert "parallel environment:  smp range: 3" in said
         assert re.search(r"^project: +science$", said, re.MULTILINE)
         assert (await self.end(host, ref)).state is JobState.COMPLETE

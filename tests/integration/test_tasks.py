@@ -7,7 +7,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,16 +18,12 @@ import pytest
 
 from airavata_provider.errors import CommandFailed, FileMissing, JobCanceled, JobFailed
 from airavata_provider.jobs.poller import Way
-from airavata_provider.jobs.reconcile import stop_reconciler
-from airavata_provider.jobs.store import JobStore
 from airavata_provider.jobs.submission import Patience, submit
 from airavata_provider.models.availability import Availability, AvailabilityState
 from airavata_provider.models.identity import experiment_directory
 from airavata_provider.models.job import JobState
 from airavata_provider.monitors.poll import Runs
 from airavata_provider.schedulers.base import CommandResult
-from airavata_provider.ssh.pool import close_pool
-from airavata_provider.ssh.target import Target
 from airavata_provider.tasks import staging
 from airavata_provider.triggers.host import Segment, cancel_segment
 from airavata_provider.triggers.hosted import HostedTask, Run
@@ -47,16 +43,11 @@ FINISH = (STAGE_OUT, HostedTask(id="clean_up", type="clean_up"))
 
 
 @pytest.fixture
-async def services(bed: Bed, ssh_target: Target, tmp_path: Path) -> AsyncIterator[BedServices]:
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.db", watch_interval=0.05)
-    await store.create_tables()
-    made = BedServices(bed, ssh_target, tmp_path, store)
-    (made.root / "in").mkdir()
-    (made.root / "in" / "the text.txt").write_text(TEXT)
-    yield made
-    await stop_reconciler()
-    await close_pool()
-    await store.close()
+def services(services: BedServices) -> BedServices:
+    """With the inputs of these tests."""
+    (services.root / "in").mkdir()
+    (services.root / "in" / "the text.txt").write_text(TEXT)
+    return services
 
 
 def request(resource: str, **inputs: Any) -> dict[str, Any]:
@@ -177,7 +168,7 @@ async def test_killed_anywhere_and_run_again_it_ends_the_same(
         """Kill the segment after a moment, again and again, a little later each time."""
         patience = 0.0
         while True:
-            patience += chance.uniform(0.005, 0.08)
+            patience += chance.uniform(0.005, 0.08) + patience / 10
             running = asyncio.create_task(services.run(experiment, conf, *tasks))
             done, _ = await asyncio.wait({running}, timeout=patience)
             if done:

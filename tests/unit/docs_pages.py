@@ -21,10 +21,20 @@ from airavata_provider.errors import SubmissionUncertain
 from airavata_provider.models.catalog import load_catalog
 from airavata_provider.models.experiment import read_experiment, resolve
 from airavata_provider.models.job import Job
+from airavata_provider.models.outcome import ADVICE, Outcome
 from airavata_provider.schedulers.base import Scheduler
+from airavata_provider.schedulers.notice import BY_SCRIPT
 from airavata_provider.schedulers.record import control_directory
 from airavata_provider.schedulers.registry import scheduler
-from airavata_provider.schedulers.request import BY_SCHEDULER, Array, Dependency, Element, JobRequest, MailEvent
+from airavata_provider.schedulers.request import (
+    BY_SCHEDULER,
+    Array,
+    Dependency,
+    Element,
+    JobRequest,
+    MailEvent,
+    Signal,
+)
 from airavata_provider.schedulers.script import write_script
 from airavata_provider.settings import Settings
 from airavata_provider.tasks.job_request import job_fields
@@ -124,6 +134,11 @@ def state_diagram() -> str:
     return f"```mermaid\n{mermaid_diagram()}```"
 
 
+def outcomes() -> str:
+    lines = [f"| `{outcome}` | {ADVICE.get(outcome, 'nothing')} |" for outcome in Outcome]
+    return "\n".join(["| outcome | what a user can do |", "| --- | --- |", *lines])
+
+
 def layers() -> str:
     contract = PYPROJECT["tool"]["importlinter"]["contracts"][0]
     assert contract["type"] == "layers"
@@ -135,8 +150,10 @@ def forbidden() -> str:
     lines = []
     for contract in PYPROJECT["tool"]["importlinter"]["contracts"]:
         if contract["type"] == "forbidden":
-            sources = (each.removeprefix("airavata_provider.") for each in contract["source_modules"])
-            lines.append(f"- {contract['name']}: none in {', '.join(f'`{each}`' for each in sources)}.")
+            allowed = [each.partition(" -> ")[0] for each in contract.get("ignore_imports", ())]
+            how, modules = ("nowhere but in", allowed) if allowed else ("none in", contract["source_modules"])
+            named = dict.fromkeys(each.removeprefix("airavata_provider.").rstrip(".*") for each in modules)
+            lines.append(f"- {contract['name']}: {how} {', '.join(f'`{each}`' for each in named)}.")
     return "\n".join(lines)
 
 
@@ -161,6 +178,8 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
     "mail_to": {"mail_to": "ada@example.org", "mail_events": frozenset({MailEvent.END, MailEvent.FAIL})},
     "mail_events": {"mail_events": frozenset({MailEvent.END, MailEvent.FAIL})},
     "export": {"export": ("LANG",)},
+    "signal_before_end_s": {"signal_before_end_s": 300, "walltime_s": 5400},
+    "signal": {"signal": Signal.TERM, "signal_before_end_s": 300, "walltime_s": 5400},
 }
 """What is asked for, to show what a scheduler makes of it: the field itself, and what it makes no sense without."""
 
@@ -199,7 +218,9 @@ def _said(adaptor: Scheduler, option: str, sample: Mapping[str, Any]) -> str:
     if option in adaptor.unsupported(request):
         return "no"
     plain = replace(request, **{option: getattr(JobRequest("job", "/scratch", "true"), option)})
-    entries = [each for each in adaptor.options if option in each.fields]
+    entries = [each for each in adaptor.entries if option in each.fields]
+    if BY_SCRIPT in entries:
+        return "by the job's script"
     before = {line for each in entries for line in each.lines(plain)}
     lines = [line for each in entries for line in each.lines(request) if line not in before]
     return "<br>".join("`" + line.replace("|", "\\|") + "`" for line in lines) or "without a directive"
@@ -240,6 +261,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "uncertain": uncertain_advice,
     "job state table": state_table,
     "job state diagram": state_diagram,
+    "outcomes": outcomes,
     "layers": layers,
     "forbidden": forbidden,
 }

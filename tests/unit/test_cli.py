@@ -6,10 +6,11 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from airavata_provider import cli_commands
+from airavata_provider import cli_commands, runs
 from airavata_provider.errors import Fault
 from airavata_provider.jobs.mail_folders import MailFolder
 from airavata_provider.jobs.store import JobStore
@@ -45,6 +46,38 @@ def test_cancel_puts_the_jobs_end_on_record(airflow: Airflow, capsys: pytest.Cap
     assert "Not all have ended yet" in capsys.readouterr().err
     in_store(lambda store: store.canceled("ajob"))
     assert call("cancel", "e1") == 0
+
+
+def test_who_dies_while_cancelling_leaves_no_job_that_nobody_ends(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> bool:
+        raise OSError("Airflow's database is away")
+
+    async def fill(store: JobStore) -> None:
+        await store.intend(make_job())
+        await store.submitted("ajob", "4711", NOW)
+
+    in_store(fill)
+    airflow.looks = [make_run("running")]
+    monkeypatch.setattr(runs, "fail_run", die)
+    with pytest.raises(OSError, match="is away"):
+        call("cancel", "e1", "--no-wait")
+    assert [job.name for job in in_store(lambda store: store.cancel_requests())] == ["ajob"]
+
+
+def test_a_job_that_is_made_while_cancelling_ends_too(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit_meanwhile(*_: Any, **__: Any) -> bool:
+        async def fill(store: JobStore) -> None:
+            await store.intend(make_job(name="late", submitting_at=NOW))
+
+        in_store(fill)
+        return True
+
+    airflow.looks = [make_run("running")]
+    monkeypatch.setattr(runs, "fail_run", submit_meanwhile)
+    assert call("cancel", "e1", "--no-wait") == 0
+    assert [job.name for job in in_store(lambda store: store.cancel_requests())] == ["late"]
 
 
 def test_an_experiment_in_two_runs_is_one(airflow: Airflow, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

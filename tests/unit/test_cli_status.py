@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from airavata_provider import runs
+from airavata_provider.cli_commands import outcome_line
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
+from airavata_provider.models.outcome import ADVICE, STANDSTILLS, Outcome
 from airavata_provider.models.placement import Placement
 from tests.unit.cli_calls import (
     NOW,
@@ -22,6 +25,7 @@ from tests.unit.cli_calls import (
     make_job,
     make_run,
 )
+from tests.unit.docs_pages import PROJECT
 
 __all__ = ["airflow", "deployment", "folder"]
 
@@ -43,6 +47,64 @@ def test_status_tells_jobs_and_their_histories(airflow: Airflow, capsys: pytest.
     report = json.loads(capsys.readouterr().out)
     assert report["jobs"][0]["native_id"] == "4711"
     assert [event["source"] for event in report["jobs"][0]["events"]] == ["submission", "webhook"]
+
+
+def test_every_outcome_is_told_with_its_advice(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:
+    states = {
+        Outcome.CANCELED: JobState.CANCELED,
+        Outcome.HELD: JobState.QUEUED,
+        Outcome.NEVER_STARTS: JobState.QUEUED,
+        Outcome.SUSPENDED: JobState.SUSPENDED,
+        Outcome.UNKNOWN: JobState.UNKNOWN,
+    }
+
+    async def fill(store: JobStore) -> None:
+        for outcome in ADVICE:
+            await store.intend(make_job(name=outcome.lower(), task_id=outcome.value))
+            if outcome is Outcome.REFUSED:
+                await store.refused(outcome.lower(), "its own words")
+                continue
+            state = states.get(outcome, JobState.FAILED)
+            given_up = state is JobState.UNKNOWN
+            await store.append(
+                JobEvent(
+                    outcome.lower(),
+                    EventSource.POLL,
+                    "1",
+                    state,
+                    NOW,
+                    reason="its own words",
+                    outcome=outcome,
+                    given_up=given_up,
+                )
+            )
+
+    in_store(fill)
+    airflow.looks = [make_run("running")]
+    assert call("status", "e1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert call("status", "e1", "-o", "json") == 0
+    jobs = {job["name"]: job for job in json.loads(capsys.readouterr().out)["jobs"]}
+    for outcome, advice in ADVICE.items():
+        (place,) = (n for n, line in enumerate(lines) if line.startswith(f"  job {outcome.lower()} on here: "))
+        assert outcome in lines[place]
+        assert "its own words" in lines[place]
+        assert lines[place + 1] == f"    advice: {advice}"
+        told = jobs[outcome.lower()]
+        assert (told["outcome"], told["reason"], told["advice"]) == (outcome, "its own words", advice)
+        assert call("history", outcome.lower()) == 0
+        words = " (its own words)" if outcome in STANDSTILLS else ""
+        assert f"\nOutcome {outcome}{words}: {advice}\n" in capsys.readouterr().out
+        assert call("history", outcome.lower(), "-o", "json") == 0
+        told = json.loads(capsys.readouterr().out)["job"]
+        assert (told["outcome"], told["advice"]) == (outcome, advice)
+
+
+def test_the_documented_history_ends_as_a_history_does() -> None:
+    job = make_job(state=JobState.FAILED, outcome=Outcome.OUT_OF_MEMORY, ended_at=NOW)
+    assert f"\n{outcome_line(job)}\n```" in (PROJECT / "docs" / "jobs.md").read_text()
+    assert outcome_line(make_job(state=JobState.COMPLETE, outcome=Outcome.COMPLETED, ended_at=NOW)) is None
+    assert outcome_line(make_job(state=JobState.QUEUED)) is None
 
 
 def test_attempts_that_a_rule_made_say_so(airflow: Airflow, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,8 +134,8 @@ def test_history_explains_every_piece_of_news(capsys: pytest.CaptureFixture[str]
             await store.submitted(name, "17", NOW)
         webhook = JobEvent("ajob", EventSource.WEBHOOK, "end", JobState.COMPLETE, NOW, exit_code=0)
         await store.append(webhook)
-        poll = JobEvent("ajob", EventSource.POLL, "p", JobState.FAILED, NOW, reason="OUT_OF_MEMORY", native_id="17")
-        await store.append(poll)
+        end: dict[str, Any] = {"exit_code": 0, "reason": "OUT_OF_MEMORY", "outcome": Outcome.OUT_OF_MEMORY}
+        await store.append(JobEvent("ajob", EventSource.POLL, "p", JobState.FAILED, NOW, native_id="17", **end))
 
     in_store(fill)
     assert call("history", "17") == 1
@@ -86,12 +148,12 @@ def test_history_explains_every_piece_of_news(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == by_id
     lines = by_id.splitlines()
     assert lines[0] == "ajob: 17 on here, in /tmp/e1"
-    assert [line.partition(" s ")[2] for line in lines[1:-1]] == [
+    assert [line.partition(" s ")[2] for line in lines[1:-2]] == [
         "submission: SUBMITTED; applied: the first that was heard of the job",
         "webhook: COMPLETE (exit code 0); applied: the job ended",
-        "poll: FAILED (OUT_OF_MEMORY); contradicted: an end without success stands over a success",
+        "poll: FAILED (OUT_OF_MEMORY, exit code 0); contradicted: an end without success stands over a success",
     ]
-    assert lines[-1] == "FAILED, told by poll; against webhook: COMPLETE: OUT_OF_MEMORY"
+    assert lines[-2] == "FAILED, told by poll; against webhook: COMPLETE: OUT_OF_MEMORY"
     assert call("history", "ajob", "--output", "json") == 0
     told = json.loads(capsys.readouterr().out)
     assert [event["effect"] for event in told["events"]] == ["applied", "applied", "contradicted"]
@@ -109,7 +171,8 @@ def test_history_of_what_nobody_can_tell_has_every_last_word(
 
     in_store(fill)
     assert call("history", "ajob") == 0
-    *_, summary, words = capsys.readouterr().out.splitlines()
+    *_, summary, outcome, words = capsys.readouterr().out.splitlines()
+    assert outcome == f"Outcome UNKNOWN: {ADVICE[Outcome.UNKNOWN]}"
     assert summary.startswith("UNKNOWN, told by poll")
     assert "webhook at" in words
     assert ": ACTIVE; poll at" in words

@@ -1,4 +1,4 @@
-"""What a deployment refuses that only its patterns tell."""
+"""What a deployment makes of requests for its patterns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from airavata_provider.deployment import Deployment
-from airavata_provider.errors import ExperimentRefused
 
 CATALOG = """\
 compute_resources:
@@ -32,12 +31,14 @@ tasks:
   - {id: submit, type: submit}
   - {id: wait, type: monitor, after: [submit], parameters: {on_outcome: [{outcome: NODE_FAILURE}]}}
 """
+AWAY = RULED.replace("NODE_FAILURE", "NODE_FAILURE, answer: elsewhere")
 PLAIN = RULED.partition(", parameters")[0] + "}\n"
 
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Deployment:
-    for folder, files in {"catalog": {"c": CATALOG}, "patterns": {"ruled": RULED, "plain": PLAIN}}.items():
+    patterns = {"ruled": RULED, "away": AWAY, "plain": PLAIN}
+    for folder, files in {"catalog": {"c": CATALOG}, "patterns": patterns}.items():
         (tmp_path / folder).mkdir()
         for name, text in files.items():
             (tmp_path / folder / f"{name}.yaml").write_text(text)
@@ -48,16 +49,8 @@ def asked(**values: Any) -> dict[str, Any]:
     return {"application": "count", "compute_resource": "cluster", "inputs": {"number": [1, 2]}, **values}
 
 
-def test_no_rules_for_arrays(deployment: Deployment) -> None:
-    with pytest.raises(ExperimentRefused) as refused:
-        deployment.check(asked(), experiment_id="e")
-    (fault,) = refused.value.faults
-    assert fault.where == "pattern"
-    assert (
-        "ruled's task wait has rules for how a job ends, which do not hold for experiments over many" in fault.message
-    )
-
-
-def test_others_are_fine(deployment: Deployment) -> None:
-    assert len(deployment.check(asked(pattern="plain"), experiment_id="e").elements) == 2
-    assert deployment.check(asked(application="one", inputs={}), experiment_id="e").pattern == "ruled"
+@pytest.mark.parametrize("pattern", ["ruled", "away", "plain"])
+def test_rules_are_for_one_job_and_for_many_inputs(deployment: Deployment, pattern: str) -> None:
+    assert len(deployment.check(asked(pattern=pattern), experiment_id="e").elements) == 2
+    one = asked(application="one", inputs={}, pattern=pattern)
+    assert deployment.check(one, experiment_id="e").pattern == pattern

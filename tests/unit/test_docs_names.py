@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from airavata_provider.get_provider_info import get_provider_info
 from airavata_provider.models.experiment import Experiment
 from airavata_provider.models.job import Effect, JobEvent, JobState, SubmissionState
 from airavata_provider.models.options import JobOptions
@@ -153,6 +154,11 @@ def test_tables_name_what_there_is(table: str) -> None:
     names = [row[0].strip("`") for row in rows(table)[0]]
     assert len(names) == len(set(names))
     assert set(names) == NAMES[table]()
+
+
+def test_the_connection_form_has_a_field_for_every_extra() -> None:
+    (kind,) = get_provider_info()["connection-types"]
+    assert set(kind["conn-fields"]) == connection_extras()
 
 
 def test_every_table_is_compared() -> None:

@@ -75,6 +75,17 @@ def test_what_is_left_out_is_told() -> None:
     assert "#SBATCH" not in preview.script
 
 
+def test_a_signal_before_the_walltime_is_in_the_script_or_told() -> None:
+    (preview,) = shown(walltime=60, signal_before_end_s=300, signal="TERM")
+    assert (preview.left_out, "#SBATCH --signal=B:USR1@300\n" in preview.script) == ((), True)
+    assert "airavata_signal=TERM " in preview.script
+    (preview,) = shown(compute_resource="host", walltime=60, signal_before_end_s=300)
+    assert (preview.left_out, "sleep 3300 &" in preview.script) == ((), True)
+    (preview,) = shown(compute_resource="host", walltime=5, signal_before_end_s=300)
+    assert [fault.where for fault in preview.left_out] == ["signal_before_end_s"]
+    assert "kill -s USR1 $$" not in preview.script
+
+
 @pytest.mark.parametrize(
     ("task", "says"),
     [

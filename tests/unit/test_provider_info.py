@@ -63,7 +63,7 @@ def test_it_loads_neither_airflow_nor_anything_heavy() -> None:
         "heavy = {'airflow', 'pydantic', 'asyncssh', 'sqlalchemy', 'fastapi', 'yaml', 'jinja2'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -71,16 +71,17 @@ def test_the_plugin_and_the_cli_load_no_web_and_no_ssh() -> None:
     code = (
         "import sys; import airflow.plugins_manager, airflow.cli.cli_config; before = set(sys.modules);"
         "import airavata_provider.plugin, airavata_provider.cli;"
+        "assert 'airavata_provider.operators' not in sys.modules;"
+        "assert airavata_provider.plugin.AiravataPlugin.operator_extra_links;"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
         "heavy = {'asyncssh', 'fastapi', 'aiosqlite'} & new; assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, stderr=subprocess.DEVNULL)
 
 
 def test_the_connection_form_hides_what_is_secret() -> None:
     fields: dict[str, Any] = get_provider_info()["connection-types"][0]["conn-fields"]
     assert fields["private_key_passphrase"]["schema"]["format"] == "password"
-    assert set(fields) >= {"private_key", "key_file", "certificate", "jump_host", "host_key", "known_hosts"}
 
 
 def test_the_hook_is_the_connection_types() -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from airflow import settings
+from airflow.listeners import hookimpl
+from airflow.listeners.listener import get_listener_manager
 from airflow.models import import_all_models
 from airflow.models.base import Base
 from airflow.models.dag import DagModel
@@ -304,6 +306,25 @@ def test_cancelling_between_the_runs_leaves_no_second(airflow: Airflow, between:
     found = runs.read_run("two", "e1")
     assert found is not None
     assert (found.state, found.note) == (("failed", "Cancelled by ada") if between else ("queued", ""))
+
+
+def test_what_hears_of_a_cancelled_run_knows_who_asked(airflow: Airflow) -> None:
+    class Ears:
+        @hookimpl
+        def on_dag_run_failed(self, dag_run: Any, msg: str) -> None:
+            heard.append((dag_run.dag_id, runs.asker()))
+
+    airflow.parse(PATTERN, "v1")
+    airflow.start(DagRunState.RUNNING)
+    heard: list[tuple[str, str]] = []
+    ears, manager = Ears(), get_listener_manager()
+    manager.add_listener(ears)  # type: ignore[no-untyped-call]
+    try:
+        assert runs.fail_run("two", "e1", by="ada")
+    finally:
+        manager.pm.unregister(ears)
+    assert heard == [("two", "ada")]
+    assert runs.asker() == "marked failed in Airflow"
 
 
 def test_cancelling_while_the_second_runs_ends_that(airflow: Airflow) -> None:

@@ -26,8 +26,8 @@ TRAPS: dict[str, list[str]] = {
         "unit/schedulers/test_slurm.py::test_find_has_three_answers",
     ],
     "a submitter dies between the submit and the saving of the id": [
-        "integration/submission_suite.py::test_the_submitter_is_killed_before_it_saves_the_id",
-        "integration/submission_suite.py::test_the_whole_session_is_killed_after_the_scheduler_accepted",
+        "integration/submission_suite.py::test_the_process_is_killed_before_it_saves_the_id",
+        "integration/submission_suite.py::test_the_connection_is_cut_after_the_scheduler_accepted",
         "integration/test_tasks.py::test_killed_anywhere_and_run_again_it_ends_the_same",
         "unit/jobs/test_submission.py::test_a_second_try_finds_the_first_ones_answer",
         "e2e/test_kills.py::test_every_process_may_be_killed",
@@ -86,6 +86,7 @@ TRAPS: dict[str, list[str]] = {
     ],
     "controllers limit questions: one status call per cluster for all jobs": [
         "unit/jobs/test_reconcile.py::test_polls_each_resource_in_one_command",
+        "unit/jobs/test_reconcile_times.py::test_status_calls_keep_to_the_floor_whatever_is_expected",
         "unit/monitors/test_poll.py::test_one_command_for_all_and_one_for_the_absent",
         "unit/schedulers/test_lsf.py::test_one_bjobs_for_all_jobs",
         "unit/schedulers/test_htcondor.py::test_one_condor_q_for_all_jobs",
@@ -110,6 +111,8 @@ TRAPS: dict[str, list[str]] = {
         "contract/suite.py::test_cancel_ends_the_whole_tree_and_may_be_asked_again",
         "unit/jobs/test_reconcile.py::test_cancel_is_repeated_until_the_scheduler_agrees",
         "unit/jobs/test_reconcile.py::test_cancel_survives_a_dead_host",
+        "unit/jobs/test_reconcile_times.py::"
+        "test_a_cancel_of_a_job_that_does_not_end_is_repeated_for_ever_and_hammers_nobody",
         "unit/schedulers/test_ends.py::test_a_job_whose_end_was_asked_for_here",
     ],
     "sites differ: jump hosts, credentials, no way out of compute nodes, home is not scratch, login shells": [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import imaplib
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,7 @@ class Account:
         )
 
     def context(self) -> ssl.SSLContext | None:
-        """How TLS is spoken."""
+        """How TLS is spoken. OpenSSL says who is trusted: the machine's authorities, or ``SSL_CERT_FILE``'s."""
         if not self.use_ssl:
             return None
         context = ssl.create_default_context()
@@ -211,12 +212,17 @@ class Folder:
     def _start_idle(self) -> bool:
         """Begin to idle; whether the server told of something at once.
 
-        What comes with the server's assent is in the connection's buffer already, and its socket stays silent.
+        What comes with the server's assent may be in a buffer already, the library's or TLS's, and the socket stays
+        silent.
         """
         client = self._client
         client.idle()
         connection, imap = client.socket(), client._imap
-        buffer = getattr(imap, "_file", None) or imap.file  # Python 3.14 renamed it
+        kept = getattr(imap, "_readbuf", None)
+        if kept is not None and type(imap).readline is imaplib.IMAP4.readline:
+            # From Python 3.14 on it reads from the socket itself, and what its file took would be lost to it.
+            return any(kept) or (isinstance(connection, ssl.SSLSocket) and connection.pending() > 0)
+        buffer = getattr(imap, "_file", None) or imap.file
         connection.setblocking(False)
         try:
             with contextlib.suppress(OSError):  # TLS has nothing to read
@@ -234,7 +240,9 @@ class Folder:
         self._closed = True
         if self._socket is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._socket.shutdown(socket.SHUT_RDWR)  # a thread that reads from it wakes up
+                # A thread that reads from it wakes up. A TLS socket's own method would let go of TLS first, and what
+                # the thread sends next would go in clear.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         self._thread.submit(self._shut)
         self._thread.shutdown(wait=False)
 
@@ -257,6 +265,13 @@ class Folder:
             raise MailError("the connection is closed", where=self._where)
         try:
             return work()
+        except ssl.SSLCertVerificationError as error:
+            raise MailError(
+                f"{self._account.host}:{self._account.port} cannot prove who it is: {error.verify_message}",
+                where=self._where,
+                advice="name the host as its certificate does; where a private authority signed that, "
+                "let the triggerers know it: SSL_CERT_FILE",
+            ) from error
         except (IMAPClientError, OSError, EOFError) as error:
             raise MailError(f"{type(error).__name__}: {_words(error)}", where=self._where) from error
 

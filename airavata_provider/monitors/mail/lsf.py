@@ -9,12 +9,12 @@ time limit.``; "bacct" in the reference lists them). Pure; no Airflow.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.mail.message import Mail
 from airavata_provider.monitors.mail.news import Decoder, MailNews
+from airavata_provider.schedulers.lsf_states import TERMS
 
 _SHAPE = re.compile(
     r"^Job (?P<id>\d+)(?:\[(?P<index>\d+)\])?: <(?P<name>.*?)>(?: in cluster <[^<>]*>)? "
@@ -26,22 +26,6 @@ _CODE = re.compile(r"^Exited with exit code (\d+)\.", re.MULTILINE)
 _SIGNAL = re.compile(r"^Exited by signal (\d+)\.", re.MULTILINE)
 _TERM = re.compile(r"^(TERM_[A-Z_]+)\b(.*)$", re.MULTILINE)
 
-_OUTCOMES: Mapping[str, Outcome] = {
-    "TERM_ADMIN": Outcome.CANCELED,
-    "TERM_BUCKET_KILL": Outcome.CANCELED,
-    "TERM_DEADLINE": Outcome.WALLTIME,
-    "TERM_FORCE_ADMIN": Outcome.CANCELED,
-    "TERM_FORCE_OWNER": Outcome.CANCELED,
-    "TERM_MEMLIMIT": Outcome.OUT_OF_MEMORY,
-    "TERM_ORPHAN_SYSTEM": Outcome.CANCELED,
-    "TERM_OWNER": Outcome.CANCELED,
-    "TERM_PREEMPT": Outcome.PREEMPTED,
-    "TERM_REMOVE_HUNG_JOB": Outcome.CANCELED,
-    "TERM_RUNLIMIT": Outcome.WALLTIME,
-    "TERM_SWAP": Outcome.OUT_OF_MEMORY,
-    "TERM_WINDOW": Outcome.WALLTIME,
-    "TERM_ZOMBIE": Outcome.NODE_FAILURE,
-}
 _REQUEUED = frozenset({"TERM_REQUEUE_OWNER", "TERM_REQUEUE_ADMIN", "TERM_REQUEUE_RC"})
 
 
@@ -84,7 +68,7 @@ def _exited(body: str) -> tuple[JobState, Outcome | None, int | None, int | None
     if term and term[1] in _REQUEUED:
         return JobState.QUEUED, None, None, None, reason
     default = Outcome.SIGNALED if number is not None else Outcome.FAILED
-    outcome = _OUTCOMES.get(term[1], default) if term else default
+    outcome = TERMS.get(term[1], default) if term else default
     state = JobState.CANCELED if outcome is Outcome.CANCELED else JobState.FAILED
     return state, outcome, exit_code, number, reason
 

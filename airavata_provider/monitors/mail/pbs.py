@@ -1,20 +1,22 @@
 """PBS's and Torque's mail: the body says it all, by lines.
 
 ``PBS Job Id: 123.server``, ``Job Name:   name``, then the event: ``Begun execution``; ``Execution terminated`` with
-``Exit_status=N``; ``Aborted by PBS Server`` with its reason in the next line; ``job deleted``. Statuses of 256 and
-more are a signal plus 256 (OpenPBS, Torque), so 271 is a SIGTERM: ``qdel``; negative ones are the server's own
-(``pbs_ifl.h``, ``JOB_EXEC_…``). Pure; no Airflow.
+``Exit_status=N``; ``Aborted by PBS Server`` with its reason in the next line, and sometimes an ``Exit_status`` too;
+``job deleted``. What statuses mean says :mod:`airavata_provider.schedulers.pbs_answers`, for ``qstat`` and mail
+alike; 271 is a SIGTERM: ``qdel``. Pure; no Airflow.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.mail.message import Mail
 from airavata_provider.monitors.mail.news import Decoder, MailNews
+from airavata_provider.schedulers.pbs_answers import CODES, TORQUE_CODES, signal_of
 
 _ID = re.compile(r"^\s*PBS Job Id:[ \t]*(\d+)(?:\[(\d*)\])?(?:\.([\w.-]+))?[ \t]*$", re.MULTILINE)
 _NAME = re.compile(r"^\s*Job Name:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
@@ -25,12 +27,15 @@ _EVENT = re.compile(
 _EXIT = re.compile(r"^\s*Exit_status=(-?\d+)", re.MULTILINE)
 _WALLTIME = re.compile(r"walltime", re.IGNORECASE)
 _MEMORY = re.compile(r"\b(?:p?v?mem)\b|memory", re.IGNORECASE)
-_SIGNALLED = 256
-_DELETED = _SIGNALLED + 15
+_DELETED = 256 + 15
 
 
 def decode(mail: Mail) -> MailNews | None:
     """News from a body."""
+    return _news(mail, CODES)
+
+
+def _news(mail: Mail, codes: Mapping[int, Outcome]) -> MailNews | None:
     job, name, event = _ID.search(mail.body), _NAME.search(mail.body), _EVENT.search(mail.body)
     if job is None or name is None or event is None or job[2] == "":
         return None  # 123[]: an array as a whole
@@ -44,11 +49,11 @@ def decode(mail: Mail) -> MailNews | None:
         state, outcome, reason = JobState.CANCELED, Outcome.CANCELED, event[1]
     elif verb == "aborted by pbs server":
         reason = _first_line(event[2]) or event[1]
-        state, outcome = JobState.FAILED, _aborted(reason)
+        state, outcome = JobState.FAILED, _aborted(reason, codes.get(status or 0))
     elif status is None:
         return None
     else:
-        state, outcome, exit_code, number = _ended(status)
+        state, outcome, exit_code, number = _ended(status, codes)
         reason = "" if state is JobState.COMPLETE or exit_code is not None else f"Exit_status={status}"
     number_, index, server = job[1], job[2], job[3] or ""
     suffix = f".{server}" if server else ""
@@ -73,24 +78,30 @@ def _tails(server: str) -> list[str]:
     return ["".join(f".{label}" for label in labels[:count]) for count in range(len(labels), -1, -1)]
 
 
-def _ended(status: int) -> tuple[JobState, Outcome, int | None, int | None]:
+def _ended(status: int, codes: Mapping[int, Outcome]) -> tuple[JobState, Outcome, int | None, int | None]:
     """State, outcome, exit code and signal of an ``Exit_status``."""
     if status == 0:
         return JobState.COMPLETE, Outcome.COMPLETED, 0, None
     if status == _DELETED:
         return JobState.CANCELED, Outcome.CANCELED, None, 15
-    if status > _SIGNALLED:
-        return JobState.FAILED, Outcome.SIGNALED, None, status - _SIGNALLED
+    exit_code = status if 0 < status < 256 else None
+    if number := signal_of(status):
+        return JobState.FAILED, Outcome.SIGNALED, exit_code, number
     # Below zero is the server's word, no program's.
-    return JobState.FAILED, Outcome.FAILED, status if status > 0 else None, None
+    return JobState.FAILED, codes.get(status, Outcome.FAILED), exit_code, None
 
 
-def _aborted(reason: str) -> Outcome:
-    if _WALLTIME.search(reason) and not _MEMORY.search(reason):
+def _aborted(reason: str, meant: Outcome | None) -> Outcome:
+    """What the words are about; those that name several limits tell of none, and leave it to the status.
+
+    :param meant: what the status tells
+    """
+    time, memory = _WALLTIME.search(reason), _MEMORY.search(reason)
+    if time and not memory:
         return Outcome.WALLTIME
-    if _MEMORY.search(reason) and not _WALLTIME.search(reason):
+    if memory and not time:
         return Outcome.OUT_OF_MEMORY
-    return Outcome.FAILED
+    return meant or (Outcome.SIGNALED if time else Outcome.FAILED)
 
 
 def _first_line(text: str) -> str:
@@ -102,8 +113,8 @@ DECODER = Decoder(re.compile(r"\bPBS JOB\b", re.IGNORECASE), decode)
 
 
 def decode_torque(mail: Mail) -> MailNews | None:
-    """The same; Torque puts ``-index`` behind the name of an array's element."""
-    news = decode(mail)
+    """The same with Torque's statuses; it puts ``-index`` behind the name of an array's element."""
+    news = _news(mail, TORQUE_CODES)
     if news is None or news.index is None:
         return news
     return replace(news, name=news.name.removesuffix(f"-{news.index}"))

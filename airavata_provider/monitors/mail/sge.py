@@ -18,6 +18,7 @@ from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.mail.message import Mail
 from airavata_provider.monitors.mail.news import Decoder, MailNews
+from airavata_provider.schedulers.sge_states import state_of
 
 _SHAPE = re.compile(
     r"^Job(?:-array task)? (?P<id>\d+)(?:\.(?P<index>\d+))? \((?P<name>.*)\) "
@@ -38,8 +39,6 @@ _GOES_ON = {
     "Migrates": JobState.QUEUED,
     "Rescheduled": JobState.QUEUED,
     "Rescheduled due to application error": JobState.QUEUED,
-    # It stays in the queue, in state Eqw, until someone clears or deletes it.
-    "Set in error state": JobState.QUEUED,
 }
 
 
@@ -53,8 +52,11 @@ def decode(mail: Mail) -> MailNews | None:
     outcome: Outcome | None = None
     if verb in _GOES_ON:
         state = _GOES_ON[verb]
-        if verb == "Set in error state":
-            outcome, reason = Outcome.HELD, _because(mail.body) or verb
+        if verb == "Suspended":
+            outcome = Outcome.SUSPENDED
+    elif verb == "Set in error state":
+        # It stays in the queue, until someone clears or deletes it.
+        state, outcome, reason = state_of("Eqw", reason=_because(mail.body) or verb)
     elif verb == "Complete":
         status = _EXIT.search(mail.body)
         if status is None:

@@ -40,7 +40,6 @@ class Imaginary(Scheduler):
     name: ClassVar[str] = "imaginary"
     prefix: ClassVar[str] = "#Q"
     native_id_expression: ClassVar[str] = "${QJOB_ID:-unknown}"
-    gives_notice: ClassVar[bool] = False
     options: ClassVar[Sequence[Option]] = (
         Option(("queue",), _queue),
         Option(("nodes",), lambda request: [f"nodes={request.nodes}"]),

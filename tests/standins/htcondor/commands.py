@@ -1,4 +1,5 @@
-"""``condor_submit``, ``condor_q``, ``condor_history``, ``condor_rm`` as in HTCondor 23.0, over the stand-ins' engine.
+"""``condor_submit``, ``condor_q``, ``condor_history``, ``condor_rm``, ``condor_status`` as in HTCondor 23.0, over the
+stand-ins' engine.
 
 An ended job stays in the queue for ``keep_s`` when its description says ``leave_in_queue``, and is in the history
 after that. With ``max_materialize`` an element is in the queue when it is its turn, and before that nowhere but in
@@ -309,4 +310,19 @@ def condor_rm(cluster: Cluster, arguments: list[str]) -> int:
     if not [job for job in chosen if cluster.cancel(job.key)]:
         return _complain(f"Couldn't find/remove all jobs matching constraint ({constraint})")
     _say(f"Jobs matching constraint ({constraint}) have been marked for removal (via condor_rm)")
+    return 0
+
+
+def condor_status(cluster: Cluster, arguments: list[str]) -> int:
+    """What the collector knows: one access point, or one machine whose slot is divided."""
+    jobs = _queue(cluster)
+    running = sum(_status(job) in (2, 7) for job in jobs)
+    if arguments == ["-schedd", "-af", "TotalIdleJobs", "TotalRunningJobs"]:
+        _say(f"{sum(_status(job) == 1 for job in jobs)} {running}")
+    elif arguments == ["-af", "State", "Cpus"]:
+        _say(f"Unclaimed {max(0, cluster.settings.slots - running)}")
+        for _ in range(running):
+            _say("Claimed 1")
+    else:
+        return _complain("condor_status: this stand-in shows no more than that")
     return 0

@@ -1,4 +1,4 @@
-"""``bsub``, ``bjobs``, ``bhist`` and ``bkill`` as LSF 10.1 has them, over the stand-ins' engine.
+"""``bsub``, ``bjobs``, ``bhist``, ``bkill`` and ``bqueues`` as LSF 10.1 has them, over the stand-ins' engine.
 
 ``Settings.extra`` may hold ``queues`` (the only ones there are) and ``minute_s`` (how long a minute of a run limit
 takes here, 60). An ended job is in ``bjobs`` for ``keep_s``, LSF's ``CLEAN_PERIOD``, and in ``bhist`` after it.
@@ -321,6 +321,25 @@ def _wrapped(line: str) -> None:
     _say(line[:79])
     for first in range(79, len(line), 58):
         _say(f"{' ' * 21}{line[first : first + 58]}")
+
+
+# --- bqueues
+
+
+def bqueues(cluster: Cluster, arguments: list[str]) -> int:
+    """All queues, with everybody's tasks: here a job has one."""
+    if arguments != ["-w"]:
+        return _complain("bqueues: this stand-in shows all queues, wide")
+    names = "QUEUE_NAME PRIO STATUS MAX JL/U JL/P JL/H NJOBS PEND RUN SUSP RSV PJOBS"
+    form = "{:15} {:>5} {:12} {:>7} {:>4} {:>4} {:>4} {:>5} {:>5} {:>5} {:>5} {:>4} {:>5}"
+    jobs = [job for job in cluster.queue() if job.state is not State.ARRAY]
+    _say(form.format(*names.split()))
+    for queue in cluster.settings.extra.get("queues", ["normal"]):
+        states = [_stat(job) for job in jobs if (job.spec.queue or "normal") == queue]
+        pending, running, stopped = states.count("PEND"), states.count("RUN"), states.count("USUSP")
+        counts = (pending + running + stopped, pending, running, stopped, 0, pending)
+        _say(form.format(queue, "30", "Open:Active", cluster.settings.slots, "-", "-", "-", *counts))
+    return 0
 
 
 # --- bkill

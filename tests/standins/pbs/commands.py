@@ -228,11 +228,13 @@ def qstat(cluster: Cluster, arguments: list[str], flavour: Flavour) -> int:
         _say("Version: 6.1.3\nCommit: none" if flavour.torque else f"pbs_version = {version}")
         return 0
     try:
-        given, ids = getopt.getopt(arguments, "f1t" if flavour.torque else "xftwF:")
+        given, ids = getopt.getopt(arguments, "Qf1t" if flavour.torque else "QxftwF:")
         options = dict(given)
     except getopt.GetoptError as fault:
         sys.stderr.write(f"qstat: {fault}\nusage: qstat [-f] [job_identifier...]\n")
         return 2
+    if "-Q" in options:
+        return _queues(cluster, flavour)
     if "-F" in options and not cluster.settings.extra.get("json", True):
         sys.stderr.write("qstat: invalid option -- 'F'\nusage: qstat [-f] [job_identifier...]\n")
         return 2
@@ -268,6 +270,25 @@ def qstat(cluster: Cluster, arguments: list[str], flavour: Flavour) -> int:
                 _say(_wrapped(f"    {name} = {value}"))
             _say()
     return status
+
+
+def _queues(cluster: Cluster, flavour: Flavour) -> int:
+    """All queues in full. PBS counts an array that waits as one job, Torque its elements."""
+    jobs = cluster.queue()
+    shown = [job for job in jobs if (job.state is not State.ARRAY if flavour.torque else job.index is None)]
+    for queue in cluster.settings.extra.get("queues", ["workq"]):
+        letters = [_letter(cluster, job, flavour)[0] for job in shown if job.spec.queue == queue]
+        words = {"Transit": "T", "Queued": "Q", "Held": "H", "Waiting": "W", "Running": "R", "Exiting": "E"}
+        counts = " ".join(f"{word}:{letters.count(letter)}" for word, letter in words.items())
+        last = f"Complete:{letters.count('C')}" if flavour.torque else f"Begun:{letters.count('B')}"
+        _say(f"Queue: {queue}")
+        _say("    queue_type = Execution")
+        _say(f"    total_jobs = {len(letters)}")
+        _say(_wrapped(f"    state_count = {counts} {last} "))
+        _say("    enabled = True")
+        _say("    started = True")
+        _say()
+    return 0
 
 
 def attributes(cluster: Cluster, job: Job, flavour: Flavour) -> dict[str, str]:

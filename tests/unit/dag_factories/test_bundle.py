@@ -350,7 +350,7 @@ def test_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _initialise(root: str, tmp_path: str, folder: str, start: Any) -> None:
     base.get_bundle_storage_root_path = lambda: Path(root)
-    start.wait(20)
+    start.wait(300)
     bundle = make(Path(tmp_path), Path(folder))
     bundle.initialize()
     if served(bundle) != {f"{path.stem}.zip" for path in Path(folder).iterdir()}:
@@ -368,7 +368,7 @@ def test_many_processes_at_once(tmp_path: Path, folder: Path, storage: Path) -> 
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0] * 6
     assert len(list((make(tmp_path, folder).base_dir / "packed").iterdir())) == 1
     assert module._FORMAT == 3

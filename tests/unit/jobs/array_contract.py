@@ -15,6 +15,7 @@ from airavata_provider.jobs import tables
 from airavata_provider.jobs.arrays import standing, to_retry
 from airavata_provider.jobs.engine import make_sync_engine
 from airavata_provider.jobs.store import JobStore
+from airavata_provider.jobs.unit import Unit
 from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import Effect, Job, JobState, SubmissionState
 from airavata_provider.models.outcome import Outcome
@@ -92,7 +93,7 @@ class ArrayContract(StoreFixtures):
 
     async def test_refused_is_so_for_all(self, store: JobStore) -> None:
         await store.intend_array(make_job(), range(3))
-        waiting = asyncio.create_task(store.wait("a1", 10))
+        waiting = asyncio.create_task(store.wait("a1", 60))
         await store.refused("a1", "array too large")
         array = await waiting
         assert (array.submission, array.state, array.reason) == (SubmissionState.REFUSED, None, "array too large")
@@ -106,7 +107,7 @@ class ArrayContract(StoreFixtures):
         assert list(await store.versions_to_poll("cluster", LATER)) == ["a1.0", "a1.1", "a1.2"]
         await self.end(store, 1, S.COMPLETE)
         assert list(await store.versions_to_poll("cluster", LATER)) == ["a1.0", "a1.2"]
-        assert await store.open_resources() == {"cluster": False}
+        assert await store.open_resources() == {"cluster"}
 
     async def test_an_array_has_no_news_but_its_elements(self, store: JobStore) -> None:
         before = await self.submitted_array(store)
@@ -116,8 +117,8 @@ class ArrayContract(StoreFixtures):
 
     async def test_it_is_over_when_all_elements_are(self, store: JobStore, other: JobStore) -> None:
         await self.submitted_array(store)
-        waiting = asyncio.create_task(store.wait("a1", 10))
-        one = asyncio.create_task(store.wait("a1.1", 10))
+        waiting = asyncio.create_task(store.wait("a1", 60))
+        one = asyncio.create_task(store.wait("a1.1", 60))
         array = await self.end(other, 0, S.COMPLETE)
         assert (array.state, array.ended_at) == (S.SUBMITTED, None)
         await self.end(other, 1, S.FAILED, outcome=Outcome.WALLTIME)
@@ -176,6 +177,63 @@ class ArrayContract(StoreFixtures):
         assert [job.name for job in await store.attempts(task)] == ["a", "b", "c"]
         elements = await store.latest_elements(task)
         assert [(job.name, job.place) for job in elements] == [("a.0", 0), ("a.1", 1), ("b.0", 2), ("c.1", 3)]
+
+    async def test_of_two_that_follow_the_same_attempts_one_is_saved(self, store: JobStore, other: JobStore) -> None:
+        """Also when they are called otherwise: an element is in one attempt at a time."""
+
+        for number in range(10):
+            task = TaskIdentity("hpc_batch", f"e{number}", "submit")
+
+            def array(name: str, attempt: int, task: TaskIdentity = task) -> Job:
+                return make_job(f"{name}-{task.experiment_id}", experiment_id=task.experiment_id, attempt=attempt)
+
+            first = await store.intend_array(array("first", 1), range(3))
+            made = await asyncio.gather(
+                store.intend_arrays([(array("x", 2), [1])], after=[first]),
+                other.intend_arrays([(array("y", 2), [1, 2])], after=[first]),
+                store.intend_arrays([(array("z", 2), [2])], after=[first]),
+            )
+            assert sorted(map(len, made)) == [0, 0, 1]
+            attempts = await store.attempts(task)
+            assert [job.attempt for job in attempts] == [1, 2]
+            assert await store.intend_arrays([(array("late", 2), [0])], after=[first]) == []
+            assert len(await other.intend_arrays([(array("next", 3), [0])], after=attempts)) == 1
+
+    async def test_nothing_is_saved_after_what_somebody_ended(self, store: JobStore) -> None:
+        first = await self.submitted_array(store)
+        for index in range(3):
+            await self.end(store, index, S.FAILED)
+        second = replace(make_job("a2"), experiment_id="experiment-a1", attempt=2)
+        await store.request_cancel("a1.1", "ada")
+        for names in (["a1.1"], ["a1.0", "a1.1"]):
+            assert await store.intend_arrays([(second, [0, 1])], after=[first], unless_ending=names) == []
+        assert await store.job("a2") is None
+        (made,) = await store.intend_arrays([(second, [0])], after=[first], unless_ending=["a1", "a1.0", "gone"])
+        assert made.size == 1
+        await store.request_cancel("a1", "ada")
+        third = replace(second, name="a3", attempt=3)
+        assert await store.intend_arrays([(third, [0])], after=[first, made], unless_ending=["a1"]) == []
+
+    async def test_of_an_array_whose_end_nobody_may_have_asked_for_the_elements_are_not_read(
+        self, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = await self.submitted_array(store)
+        second = await store.intend_array(replace(make_job("a2"), experiment_id="experiment-a1", attempt=2), [0, 1])
+        third = replace(second, name="a3", attempt=3)
+        load, read = Unit.load, set[str]()
+
+        async def noted(*args: Any) -> Unit:
+            unit = await load(*args)
+            read.update(unit.names)
+            return unit
+
+        monkeypatch.setattr(Unit, "load", noted)
+        names = ["a1", "a2", "a2.1"]
+        assert len(await store.intend_arrays([(third, [0])], after=[first, second], unless_ending=names)) == 1
+        assert read & {"a1", "a2", "a2.1", *(f"a1.{index}" for index in range(3))} == set(names)
+        # Those are looked at whoever names them.
+        await store.request_cancel("a1", "ada")
+        assert await store.intend_arrays([(replace(third, name="a4", attempt=4), [0])], unless_ending=["a1"]) == []
 
     async def test_cancel_reaches_all_that_is_open(self, store: JobStore) -> None:
         await self.submitted_array(store)

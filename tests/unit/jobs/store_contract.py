@@ -140,7 +140,7 @@ class StoreContract(StoreFixtures):
 
     async def test_refused_ends_the_waiting(self, store: JobStore) -> None:
         await store.intend(make_job())
-        waiting = asyncio.create_task(store.wait("a1", 10))
+        waiting = asyncio.create_task(store.wait("a1", 60))
         await store.refused("a1", "invalid account")
         job = await waiting
         assert (job.submission, job.state, job.reason) == (SubmissionState.REFUSED, None, "invalid account")
@@ -382,25 +382,57 @@ class StoreContract(StoreFixtures):
 
     async def test_wait_is_woken_by_another_process(self, store: JobStore, other: JobStore) -> None:
         await self.submitted_job(store)
-        waiting = [asyncio.create_task(store.wait("a1", 10)) for _ in range(3)]
+        waiting = [asyncio.create_task(store.wait("a1", 60)) for _ in range(3)]
         active = asyncio.create_task(store.wait("a1", 10, lambda job: job.state is S.ACTIVE))
         await other.append(make_event(S.ACTIVE, 2))
         assert (await active).state is S.ACTIVE
         assert not any(task.done() for task in waiting)
         await other.append(make_event(S.COMPLETE, 3))
         assert [(await task).state for task in waiting] == [S.COMPLETE] * 3
-        assert (await store.wait("a1", 10)).state is S.COMPLETE
+        assert (await store.wait("a1", 60)).state is S.COMPLETE
 
     async def test_wait_has_an_end(self, store: JobStore) -> None:
         await self.submitted_job(store)
         assert (await store.wait("a1", 0.1)).state is S.SUBMITTED
 
     async def test_open_resources(self, store: JobStore) -> None:
-        assert await store.open_resources() == {}
+        assert await store.open_resources() == set()
         await self.submitted_job(store, "a1")
         await self.submitted_job(store, "a2", resource="other")
-        await store.append(make_event(S.NON_CRITICAL_FAIL, 2, job="a2"))
-        assert await store.open_resources() == {"cluster": False, "other": True}
+        await self.submitted_job(store, "a3", resource="third")
+        await store.append(make_event(S.COMPLETE, 2, job="a3"))
+        assert await store.open_resources() == {"cluster", "other"}
+
+    async def test_resources_with_ends_that_their_schedulers_have_not_told(self, store: JobStore) -> None:
+        for name, source in (("a1", "webhook"), ("a2", "poll"), ("a3", "")):
+            await self.submitted_job(store, name, resource=f"of-{name}")
+            if source:
+                await store.append(make_event(S.COMPLETE, 5, job=name, source=source))
+        before = datetime.now(UTC) - timedelta(minutes=1)
+        assert await store.unbacked_resources(before) == {"of-a1"}
+        assert await store.unbacked_resources(LATER) == set()
+        await store.append(make_event(S.FAILED, 6, job="a1"))
+        assert await store.unbacked_resources(before) == set()
+
+    async def test_the_time_to_look_an_end_up_begins_when_it_is_told(self, store: JobStore) -> None:
+        await self.submitted_job(store)
+        before = datetime.now(UTC)
+        century = 100 * 365 * 86400.0
+        for seconds, name in ((-century, "a2"), (century, "a3")):
+            await self.submitted_job(store, name)
+            await store.append(make_event(S.COMPLETE, seconds, job=name, source="webhook"))
+        assert list(await store.versions_to_poll("cluster", before)) == ["a3", "a2", "a1"]
+        assert list(await store.versions_to_poll("cluster", datetime.now(UTC) + timedelta(minutes=1))) == ["a1"]
+
+    async def test_of_many_such_ends_the_latest_are_looked_up(
+        self, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airavata_provider.jobs.queries.UNBACKED_MOST", 2)
+        for name in ("a1", "a2", "a3"):
+            await self.submitted_job(store, name)
+            await store.append(make_event(S.COMPLETE, 5, job=name, source="webhook"))
+        before = datetime.now(UTC) - timedelta(minutes=1)
+        assert list(await store.versions_to_poll("cluster", before)) == ["a3", "a2"]
 
     async def test_a_job_that_turns_up_after_its_cancel_is_cancelled_again(self, store: JobStore) -> None:
         await store.intend(make_job())
@@ -421,7 +453,7 @@ class StoreContract(StoreFixtures):
 
     async def test_given_up_wakes(self, store: JobStore) -> None:
         await self.submitted_job(store)
-        waiting = asyncio.create_task(store.wait("a1", 10))
+        waiting = asyncio.create_task(store.wait("a1", 60))
         await store.append(make_event(S.UNKNOWN, 2, given_up=True))
         assert (await waiting).state is S.UNKNOWN
         assert await store.versions_to_poll("cluster", LATER) == {}

@@ -46,7 +46,7 @@ async def test_many_lines_of_one_queue_do_not_starve_another(one: Process) -> No
     ]
     await until(lambda: one.admitter.waiting == MAX_LINES + 6)
     await one.settle()
-    assert (await asyncio.wait_for(one.submit("elsewhere", queue="long", priority=0), 10)).native_id
+    assert (await asyncio.wait_for(one.submit("elsewhere", queue="long", priority=0), 120)).native_id
     await stop(*arrays)
 
 
@@ -58,7 +58,7 @@ async def test_many_lines_that_cannot_go_do_not_starve_one_of_their_queue(one: P
     arrays = [asyncio.create_task(one.submit(f"a{n:03}", size=2, user=f"u{n}", priority=3)) for n in range(count)]
     await until(lambda: one.admitter.waiting == count)
     await one.settle()
-    assert (await asyncio.wait_for(one.submit("other", user="v", priority=0), 10)).native_id
+    assert (await asyncio.wait_for(one.submit("other", user="v", priority=0), 120)).native_id
     await stop(*arrays)
 
 
@@ -73,13 +73,13 @@ async def test_an_array_that_its_scheduler_never_takes_is_refused_and_holds_up_n
     await until(lambda: one.admitter.waiting == 1)
     # It came first, of the same user, and the others go all the same.
     for n in range(3):
-        assert (await asyncio.wait_for(one.submit(f"small{n}"), 10)).native_id
+        assert (await asyncio.wait_for(one.submit(f"small{n}"), 120)).native_id
     for name in ("there", "small0", "small1", "small2"):
         await one.end(name)
     refusals = 0
     with pytest.raises(SubmissionRefused, match=f"refuses an array of 6 even while nothing else.*{words}") as told:
         while True:
-            array = await asyncio.wait_for(waiting, 10)
+            array = await asyncio.wait_for(waiting, 120)
             refusals += 1
             array = await one.admitter.later(array, words)
             waiting = asyncio.create_task(one.admitter.wait(array, LOG))
@@ -87,7 +87,7 @@ async def test_an_array_that_its_scheduler_never_takes_is_refused_and_holds_up_n
     assert refusals >= 3
     kept = await one.store.job("array")
     assert kept is not None and kept.submission is SubmissionState.REFUSED
-    assert (await asyncio.wait_for(one.submit("after"), 10)).native_id
+    assert (await asyncio.wait_for(one.submit("after"), 120)).native_id
 
 
 async def test_what_a_large_array_taught_does_not_hide_what_is_known(one: Process) -> None:
@@ -110,10 +110,10 @@ async def test_an_array_that_a_lowered_limit_leaves_no_room_for_is_refused(one: 
     await until(lambda: one.admitter.waiting == 1)
     one.limits = Limits({PLACE: 4})
     with pytest.raises(SubmissionRefused, match="an array of 5 is more than 4"):
-        await asyncio.wait_for(array, 10)
+        await asyncio.wait_for(array, 120)
     kept = await one.store.job("array")
     assert kept is not None and (kept.submission, bool(kept.ended_at)) == (SubmissionState.REFUSED, True)
-    assert (await asyncio.wait_for(one.submit("small"), 10)).native_id
+    assert (await asyncio.wait_for(one.submit("small"), 120)).native_id
 
 
 async def test_an_old_grant_is_not_honoured_past_its_time(one: Process) -> None:
@@ -131,7 +131,7 @@ async def test_an_old_grant_is_not_honoured_past_its_time(one: Process) -> None:
     asked = await one.store.job("lost")
     assert asked is not None and asked.submitting_at == old
     await one.end("other")
-    taken = await asyncio.wait_for(again, 10)
+    taken = await asyncio.wait_for(again, 120)
     assert taken.submitting_at is not None and taken.submitting_at > old
     assert await one.loads() == (1, 0)
 
@@ -139,7 +139,7 @@ async def test_an_old_grant_is_not_honoured_past_its_time(one: Process) -> None:
 async def test_what_is_on_record_as_waiting_here_and_is_not_makes_room(one: Process) -> None:
     one = Process(one.store, Limits({PLACE: 1}), replace(FAST, sweep=0.1))
     await one.intend("killed")  # and nobody comes to wait for it
-    assert (await asyncio.wait_for(one.submit("other", created_at=now() + timedelta(hours=1)), 10)).native_id
+    assert (await asyncio.wait_for(one.submit("other", created_at=now() + timedelta(hours=1)), 120)).native_id
 
 
 async def test_a_process_that_ends_gives_back_what_was_let_go_there(one: Process, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ async def test_a_process_that_ends_gives_back_what_was_let_go_there(one: Process
     await asyncio.gather(killed, return_exceptions=True)
     other = asyncio.create_task(one.submit("other"))
     await one.end("first")
-    assert (await asyncio.wait_for(other, 10)).native_id
+    assert (await asyncio.wait_for(other, 120)).native_id
 
 
 async def test_what_was_never_sent_is_cancelled_without_its_host(one: Process) -> None:

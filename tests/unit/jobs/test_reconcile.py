@@ -22,7 +22,7 @@ from tests.unit.jobs.factory import make_event, make_job
 pytestmark = pytest.mark.slow
 
 S = JobState
-RHYTHM = Rhythm(base=0.05, floor=0.05, ceiling=0.05, settle=0.02)
+RHYTHM = Rhythm(base=0.05, floor=0.05, ceiling=0.05)
 FAST = Pace(rhythm=RHYTHM, cancel=0.02, tick=0.01, lease=0.3, at_most=0.05, idle=60, show=0.02)
 WITHIN_S = 20
 
@@ -105,7 +105,8 @@ async def test_cancel_is_repeated_until_the_scheduler_agrees(running: World) -> 
     cluster.queue["id-a1"] = ("ACTIVE", None)
     await running.store.request_cancel("a1", "ada")
     job = await running.agreed("a1")
-    assert (job.state, cluster.count("cancel")) == (S.CANCELED, 4)
+    # A round that began before the answer came may ask once more.
+    assert (job.state, cluster.count("cancel") >= 4) == (S.CANCELED, True)
     assert cluster.queue == {}
 
 

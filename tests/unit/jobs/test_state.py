@@ -229,6 +229,12 @@ def test_given_up_wakes_and_can_be_revived(before: JobState | None) -> None:
     assert decide(job, make_event(S.COMPLETE, 300)).job.ended_at == at(300)
 
 
+def test_who_was_given_up_keeps_the_last_words() -> None:
+    told = [make_event(S.UNKNOWN, 1, given_up=True, reason="last words"), make_event(S.UNKNOWN, 2, reason="no trace")]
+    job, effects = follow(told)
+    assert (job.reason, job.ended_at, effects[-1]) == ("last words", at(1), Effect.CONFIRMED)
+
+
 def test_an_id_used_again_is_another_job() -> None:
     job = job_in(S.QUEUED, native_id="17")
     assert decide(job, make_event(S.FAILED, 200, native_id="18")).effect is Effect.IMPOSSIBLE
@@ -266,31 +272,41 @@ ENDINGS = [
 ]
 
 
+ASIDE = [(S.UNKNOWN, "poll", False), (S.UNKNOWN, "poll", True), (S.SUBMITTED, "submission", False)]
+"""What may be told at any moment: nobody finds the job, it is given up, its submission is saved."""
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[JobEvent], list[JobEvent], Ending]:
     """A true history as all sources tell it: what is not its end, its truthful ends and other last words, its ending.
 
-    Lives follow each other under one id: queue, run, perhaps pauses, then a lost node or a preemption, and again.
+    Lives follow each other under one id: queue, perhaps held, run, perhaps pauses, then a lost node or a preemption,
+    and again. Anywhere the job may be missed, given up or, by us, only just have been accepted.
     """
     moment = 0
     steps: list[JobEvent] = []
 
-    def step(state: JobState, source: str) -> None:
-        steps.append(make_event(state, moment, source=source, event_id=f"{source}{len(steps)}", native_id="17"))
+    def step(state: JobState, when: int, source: str, **values: object) -> None:
+        values |= {"source": source, "event_id": f"{source}{len(steps)}", "native_id": "17"}
+        steps.append(make_event(state, when, **values))  # type: ignore[arg-type]
 
     lives = draw(st.integers(1, 3))
     for life in range(lives):
-        walk = [S.QUEUED, S.ACTIVE, *[S.SUSPENDED, S.ACTIVE] * draw(st.integers(0, 2))]
+        waits = [S.QUEUED] * draw(st.integers(1, 3))
+        walk = [*waits, S.ACTIVE, *[S.SUSPENDED, S.ACTIVE] * draw(st.integers(0, 2))]
         if life < lives - 1:
             walk.append(S.NON_CRITICAL_FAIL)
         for state in walk:
             moment += draw(st.integers(1, 5))
+            why = draw(st.sampled_from([None, Outcome.HELD, Outcome.NEVER_STARTS])) if state is S.QUEUED else None
             for source in draw(st.sets(st.sampled_from(["poll", "mail"]))):
-                step(state, source)
+                step(state, moment, source, outcome=why, reason=why or "")
         if draw(st.booleans()):
-            step(S.ACTIVE, "webhook")
+            step(S.ACTIVE, moment, "webhook")
     ending = draw(st.sampled_from(ENDINGS))
     moment += 5
+    for state, source, given_up in draw(st.lists(st.sampled_from(ASIDE), max_size=3)):
+        step(state, draw(st.integers(0, moment + 5)), source, given_up=given_up)
     ends = [
         make_event(ending.end, moment + 1, source=source, reason=ending.words, native_id="17")
         for source in draw(st.sets(st.sampled_from(["poll", "mail"])))
@@ -318,17 +334,20 @@ def test_any_order_delay_loss_and_repetition_ends_the_same(
     repeated = data.draw(st.lists(st.sampled_from(lossy), max_size=4))
     arrivals = data.draw(st.permutations(lossy + repeated))
     asked = data.draw(st.none() | st.integers(0, len(arrivals)))
-    job, known, over_when_asked = make_job(native_id="17"), set(), False
+    job, known, over_when_asked = make_job(), set(), False
     for position, event in enumerate([*arrivals, None]):
         if position == asked:
-            over_when_asked = job.ended_at is not None
+            over_when_asked = job.state in TERMINAL
             job = replace(job, cancel_requested_at=at(-1), canceled_at=at(-1) if over_when_asked else None)
         # The store keeps what came before away from here.
         if event is not None and (event.source, event.event_id) not in known:
             known.add((event.source, event.event_id))
+            # So does the store with the id that a submission brings.
+            job = replace(job, native_id="17") if event.source == EventSource.SUBMISSION else job
             job = decide(job, event).job
     assert job.state is ending.end
     assert job.ended_at is not None
+    assert job.outcome is None  # the ends have none
     assert ends_as(job) is (S.CANCELED if asked is not None and not over_when_asked else ending.end)
 
 

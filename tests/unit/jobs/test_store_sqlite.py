@@ -13,6 +13,7 @@ from tests.unit.jobs.array_contract import ArrayContract
 from tests.unit.jobs.attempt_contract import AttemptContract
 from tests.unit.jobs.factory import make_job
 from tests.unit.jobs.handover_contract import HandoverContract
+from tests.unit.jobs.host_use_contract import HostUseContract
 from tests.unit.jobs.store_contract import StoreContract
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,12 @@ class TestSQLite(StoreContract):
 
 
 class TestSQLiteHandovers(HandoverContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/airavata.db"
+
+
+class TestSQLiteHostUses(HostUseContract):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/airavata.db"

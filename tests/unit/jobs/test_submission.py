@@ -26,6 +26,7 @@ from airavata_provider.errors import (
 )
 from airavata_provider.jobs.submission import CLOCKS_S, GRACE_S, Patience, submit
 from airavata_provider.models.job import SubmissionState
+from airavata_provider.models.outcome import ADVICE, Outcome
 from airavata_provider.schedulers import frame
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus, Scheduler, quote
 from airavata_provider.schedulers.record import control_directory
@@ -376,8 +377,9 @@ async def test_could_not_tell_to_the_end_hands_over_and_never_submits(attempt: T
 
 async def test_a_refusal_comes_in_the_schedulers_words_and_can_be_cured(attempt: Try) -> None:
     attempt.folder.mode("refuse")
-    with pytest.raises(SubmissionRefused, match="invalid account"):
+    with pytest.raises(SubmissionRefused, match="invalid account") as told:
         await attempt(first=True)
+    assert told.value.advice == ADVICE[Outcome.REFUSED]
     assert attempt.store.outcomes["ajob"] == (SubmissionState.REFUSED, "REFUSED: invalid account")
     with pytest.raises(SubmissionRefused):
         await attempt()

@@ -42,7 +42,7 @@ def test_every_field() -> None:
     assert beta.queue().name is None
     assert beta.scratch == str(FIXTURES / "scratch")
     assert beta.module_system.type is ModuleSystemType.TCL
-    assert (beta.max_connections, beta.sessions_per_connection) == (2, 4)
+    assert (beta.max_connections, beta.sessions_per_connection) == (4, 4)
     solver = catalog.application("solver")
     assert list(solver.deployments) == ["alpha", "beta"]
     assert solver.deployments["alpha"].pre_commands == ("ulimit -s unlimited", "date")

@@ -90,6 +90,10 @@ def test_each_field_is_the_first_layers_that_has_it(layers: list[JobOptions]) ->
         ("licenses", ["a b"], "a licence's name"),
         ("mail_events", ["sometimes"], "begin"),
         ("tasks_per_node", 0, "1"),
+        ("signal_before_end_s", -1, "0"),
+        ("signal_before_end_s", "soon", "whole number"),
+        ("signal", "KILL", "USR1"),
+        ("signal", 10, "USR1"),
         ("exclusive", "maybe", "boolean"),
         ("qos", "a\0b", "NUL"),
     ],
@@ -101,6 +105,13 @@ def test_refused_values(field: str, value: object, says: str) -> None:
     with pytest.raises(ExperimentRefused) as caught:
         Experiment.from_conf({"application": "serial", field: value}, experiment_id=None)
     assert [fault.where.split("[")[0] for fault in caught.value.faults] == [field]
+
+
+def test_a_signal_is_written_in_any_way() -> None:
+    for word in ("TERM", "term", "SIGTERM"):
+        assert JobOptions.model_validate({"signal": word, "signal_before_end_s": "120"}) == JobOptions(
+            signal="TERM", signal_before_end_s=120
+        )
 
 
 def test_null_and_nothing_are_not_given() -> None:

@@ -120,6 +120,17 @@ def test_every_task_ends_as_it_would_alone(pattern: Pattern, data: st.DataObject
     )
 
 
+def test_who_waits_for_one_done_learns_that_none_was() -> None:
+    def task(number: int, queue: str | None, rule: TriggerRule) -> TaskSpec:
+        after = (f"t{number - 1}",) if number else ()
+        return TaskSpec(f"t{number}", "stage_in", after, {}, queue=queue, trigger_rule=rule)
+
+    tasks = (task(0, "heavy", "all_success"), task(1, "heavy", "all_success"), task(2, None, "one_done"))
+    found = segments(Pattern("p", "", "segment", tasks, "p.yaml", "0" * 64), {})
+    # After t0 failed, t1 has not run, and t2 must not either.
+    assert [[each.id for each in segment.tasks] for segment in found] == [["t0"], ["t1"], ["t2"]]
+
+
 def hosted_of(segment: Segment) -> list[dict[str, Any]]:
     return [
         {"id": task.id, "type": task.type, **linked(task, earlier, segment)}

@@ -8,6 +8,7 @@ import pytest
 from airavata_provider.errors import AnswerUnreadable, ConnectFailed
 from airavata_provider.jobs.state import decide
 from airavata_provider.models.job import Effect, Job, JobEvent, JobState
+from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.poll import MOST, Look, Patience, look, news, refs
 from airavata_provider.schedulers.base import JobRef, JobStatus
 from tests.unit.jobs.cluster import PaperCluster, PaperScheduler
@@ -90,6 +91,42 @@ def test_the_same_again_is_no_news() -> None:
     assert one(job_in(S.ACTIVE), seen(S.ACTIVE)) is None
 
 
+def test_a_hold_is_news_and_so_is_its_end() -> None:
+    job, told = job_in(S.QUEUED), []
+    waits = [
+        (None, "Priority"),
+        (Outcome.HELD, "JobHeldUser"),
+        (Outcome.HELD, "JobHeldUser"),
+        (Outcome.HELD, "JobHeldAdmin"),
+        (None, "Priority"),
+        (None, "Resources"),
+        (Outcome.NEVER_STARTS, "DependencyNeverSatisfied"),
+    ]
+    for moment, (outcome, reason) in enumerate(waits, 1):
+        event = one(job, seen(S.QUEUED, moment, outcome=outcome, reason=reason))
+        told.append(event is not None)
+        if event is not None:
+            job = replace(decide(job, event).job, version=job.version + 1)
+        assert job.outcome is outcome
+        assert outcome is None or job.reason == reason
+    assert told == [False, True, False, True, True, False, True]
+
+
+@pytest.mark.parametrize("words", ["can never run: ncpus (R: 8 A: 4)", "can never\0 run: ncpus (R: 8 A: 2\ud800)"])
+def test_numbers_in_the_words_are_no_news(words: str) -> None:
+    job = job_in(S.QUEUED, outcome=Outcome.NEVER_STARTS, reason="can never run: ncpus (R: 8 A: 2)")
+    assert one(job, seen(S.QUEUED, outcome=Outcome.NEVER_STARTS, reason=words)) is None
+
+
+@pytest.mark.parametrize(("state", "outcome"), [(S.ACTIVE, None), (S.UNKNOWN, None), (S.QUEUED, Outcome.HELD)])
+def test_anothers_clock_that_is_ahead_hides_no_news(state: JobState, outcome: Outcome | None) -> None:
+    job = job_in(S.QUEUED, state_at=at(3600))
+    event = one(job, seen(state, 60, outcome=outcome))
+    assert event is not None
+    after = decide(job, event).job
+    assert (after.state, after.outcome) == (state, outcome)
+
+
 def test_two_pollers_of_one_record_tell_the_same_event() -> None:
     job = job_in(S.QUEUED)
     first, second = one(job, seen(S.ACTIVE, 60)), one(job, seen(S.ACTIVE, 61))
@@ -150,4 +187,7 @@ def test_stopped_from_outside_and_never_back_is_failed() -> None:
     job = job_in(S.NON_CRITICAL_FAIL, reason="SIGNAL TERM")
     event = one(job, Look(at(301), {}, NOWHERE), {"a1": at(0)})
     assert event is not None
-    assert (event.state, event.reason) == (S.FAILED, "SIGNAL TERM")
+    assert (event.state, event.reason, event.outcome) == (S.FAILED, "SIGNAL TERM", None)
+    event = one(replace(job, outcome=Outcome.PREEMPTED), Look(at(301), {}, NOWHERE), {"a1": at(0)})
+    assert event is not None
+    assert (event.state, event.outcome) == (S.FAILED, Outcome.PREEMPTED)

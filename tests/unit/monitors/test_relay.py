@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from airavata_provider.errors import AnswerUnreadable
 from airavata_provider.models.job import JobState
-from airavata_provider.monitors.relay import collect_command, directory_url, event_left, parse_collected
+from airavata_provider.monitors.relay import (
+    MOST_FILES,
+    collect_command,
+    directory_url,
+    event_left,
+    parse_collected,
+)
 from airavata_provider.monitors.webhook import WebhookCall
 from airavata_provider.schedulers import frame
 from tests.unit.jobs.factory import at, make_job
@@ -27,8 +33,10 @@ def spool(tmp_path: Path) -> Path:
     return folder
 
 
-def collect(tmp_path: Path, done: tuple[str, ...] = (), more: str = ":") -> subprocess.CompletedProcess[str]:
-    command = f"{collect_command(str(tmp_path), done)}\n{more}"
+def collect(
+    tmp_path: Path, done: tuple[str, ...] = (), more: str = ":", after: str = ""
+) -> subprocess.CompletedProcess[str]:
+    command = f"{collect_command(str(tmp_path), done, after)}\n{more}"
     return subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
 
 
@@ -44,6 +52,24 @@ def test_news_is_printed_until_it_is_told_to_be_stored(tmp_path: Path) -> None:
         ]
     assert parse_collected(collect(tmp_path, ("a1:end-0.json",)).stdout)[0] == []
     assert sorted(path.name for path in folder.iterdir()) == [".a2:end-0", "noise.txt"]
+
+
+def test_of_more_files_than_a_round_reads_each_has_its_turn(tmp_path: Path) -> None:
+    folder = spool(tmp_path)
+    names = [f"a{number:04}:end-0.json" for number in range(MOST_FILES + 1)]
+    for name in names:
+        (folder / name).write_text("{}")
+    (folder / "noise.json").write_text("x")
+    for after, expected in (
+        ("", names[:-1]),
+        (names[-2], [names[-1], *names[:-2]]),
+        (names[-1], names[:-1]),
+        ("a0500", [*names[500:], *names[:499]]),
+    ):
+        left, _rest = parse_collected(collect(tmp_path, after=after).stdout)
+        assert [each.file for each in left] == expected
+    left, _rest = parse_collected(collect(tmp_path, (names[0],), after=names[7]).stdout)
+    assert [each.file for each in left] == [*names[8:], *names[1:8]]
 
 
 def test_the_schedulers_answer_follows_untouched(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airavata_provider.models.job import TERMINAL, Job, JobState
-from airavata_provider.monitors.rhythm import Hearing, Rhythm, pause, turn
+from airavata_provider.monitors.rhythm import Hearing, Rhythm, Turn, pause, turn
 from tests.unit.jobs.factory import at, make_job
 
 S = JobState
-RHYTHM = Rhythm(base=30, floor=10, ceiling=300, settle=5)
+RHYTHM = Rhythm(base=30, floor=10, ceiling=300)
 DEAF = Hearing()
 HEARD = Hearing(open=frozenset({"a1"}))
 PROVEN = Hearing(ended=20, told=19)
@@ -39,9 +39,10 @@ def job_in(state: JobState | None = S.ACTIVE, **values: object) -> Job:
         (job_in(S.QUEUED, started_at=None), 3600, PROVEN, 300),
         (job_in(S.QUEUED, started_at=None), 3600, Hearing(ended=20, told=15), 30),
         (job_in(S.QUEUED, started_at=None), 3600, Hearing(ended=2, told=2), 30),
-        (job_in(S.NON_CRITICAL_FAIL), 3600, HEARD, 5),
+        (job_in(S.NON_CRITICAL_FAIL), 3600, HEARD, 10),
         (job_in(S.COMPLETE), 3600, HEARD, 300),
-        (job_in(S.FAILED), 3600, HEARD, 30),
+        (job_in(S.FAILED), 600, HEARD, 30),
+        (job_in(S.FAILED), 3600, HEARD, 300),
         (job_in(S.UNKNOWN), 3600, DEAF, 30),
     ],
 )
@@ -51,6 +52,13 @@ def test_pauses(job: Job, seconds: float, hearing: Hearing, expected: float) -> 
 
 def test_an_end_that_the_script_told_is_looked_up_soon_and_then_seldom() -> None:
     assert pause(job_in(S.COMPLETE), at(9), RHYTHM, HEARD, asked=False) == 30
+
+
+def test_what_was_asked_before_an_end_is_no_question_about_it() -> None:
+    ended = job_in(S.COMPLETE, changed_at=at(100))
+    assert turn([ended], {"a1": at(95)}, at(130), RHYTHM, HEARD).jobs == [ended]
+    assert turn([ended], {"a1": at(130)}, at(400), RHYTHM, HEARD).jobs == []
+    assert turn([ended], {"a1": at(130)}, at(430), RHYTHM, HEARD).jobs == [ended]
 
 
 def test_an_administrators_order_of_the_three() -> None:
@@ -69,7 +77,7 @@ jobs = st.builds(
     st.integers(0, 9000).map(at),
     st.none() | st.integers(1, 9000),
 )
-rhythms = st.builds(Rhythm, *[st.floats(1, 600)] * 4)
+rhythms = st.builds(Rhythm, *[st.floats(1, 600)] * 3)
 
 
 @given(jobs, rhythms, st.integers(0, 20000).map(at))
@@ -110,3 +118,11 @@ def test_a_command_that_goes_anyway_asks_about_those_who_are_nearly_due() -> Non
     assert [job.name for job in turn(some, {}, at(1030), RHYTHM, DEAF, along=True).jobs] == ["a5"]
     alone = turn(some[1:], {}, at(1030), RHYTHM, DEAF, along=True)
     assert (alone.jobs, alone.after_s) == ([], 10)
+
+
+def test_nobody_is_asked_about_before_the_last_question_is_old_enough() -> None:
+    """A pause can become shorter after the others were asked about."""
+    due = job_in(changed_at=at(0))
+    assert turn([due], {}, at(100), RHYTHM, DEAF, rest_s=4) == Turn([], 4)
+    assert turn([due], {}, at(100), RHYTHM, DEAF, along=True, rest_s=40) == Turn([], 10)
+    assert turn([due], {}, at(100), RHYTHM, DEAF).jobs == [due]

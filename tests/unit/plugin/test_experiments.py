@@ -18,7 +18,8 @@ from airavata_provider import runs
 from airavata_provider.deployment import Deployment
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.identity import birth
-from airavata_provider.models.job import Job
+from airavata_provider.models.job import Job, JobState
+from airavata_provider.models.outcome import ADVICE, Outcome
 from airavata_provider.plugin.door import BODY_LIMIT
 
 with warnings.catch_warnings():
@@ -140,6 +141,27 @@ async def test_look(world: World) -> None:
     report = (await world.client.get("/experiments/hpc_batch/e1")).json()
     assert report["state"] == "SCHEDULED"
     assert (report["tasks"], report["jobs"], report["outputs"]) == ([], [], {})
+
+
+async def test_look_tells_outcomes_with_advice(world: World) -> None:
+    await world.client.post("/experiments", json=GOOD)
+    ends: dict[str, dict[str, Any]] = {
+        "memory": {"state": JobState.FAILED, "outcome": Outcome.OUT_OF_MEMORY, "ended_at": NOW},
+        "unnamed": {"state": JobState.FAILED, "exit_code": 3, "ended_at": NOW},
+        "held": {"state": JobState.QUEUED, "outcome": Outcome.HELD},
+        "waiting": {"state": JobState.QUEUED},
+        "done": {"state": JobState.COMPLETE, "outcome": Outcome.COMPLETED, "ended_at": NOW},
+    }
+    for name, values in ends.items():
+        await world.store.intend(Job(name, "hpc_batch", "e1", name, -1, 1, "here", "/tmp", born=birth(NOW), **values))
+    report = (await world.client.get("/experiments/hpc_batch/e1")).json()
+    assert {job["name"]: (job["outcome"], job["advice"]) for job in report["jobs"]} == {
+        "memory": ("OUT_OF_MEMORY", ADVICE[Outcome.OUT_OF_MEMORY]),
+        "unnamed": ("FAILED", ADVICE[Outcome.FAILED]),
+        "held": ("HELD", ADVICE[Outcome.HELD]),
+        "waiting": (None, None),
+        "done": ("COMPLETED", None),
+    }
 
 
 async def test_cancel_fails_the_run_and_records_the_jobs_end(world: World) -> None:

@@ -40,13 +40,13 @@ class Run:
         assert found is not None
         return found
 
-    def end(self, timeout: float = 30) -> int:
+    def end(self, timeout: float = 300) -> int:
         self.process.wait(timeout)
         return self.process.returncode
 
     def until(self, there: Callable[[], bool]) -> None:
         """Wait for something that a running script does."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 300
         while not there():
             assert time.monotonic() < end, "it did not happen"
             os.sched_yield()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airavata_provider.errors import (
@@ -225,6 +225,7 @@ def test_no_history_text_breaks_the_parser(text: str) -> None:
         return
 
 
+@example(cells=["", "\N{SUPERSCRIPT ONE}", "", "", "", ""])
 @given(
     st.lists(st.text(st.characters(exclude_characters="^\r\n", exclude_categories=["Cs"])), min_size=6, max_size=8)
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,8 @@ from airavata_provider.models.job import JobState
 from airavata_provider.models.outcome import Outcome
 from airavata_provider.schedulers import sge_states
 from airavata_provider.schedulers.base import CommandResult, JobRef, JobStatus
+from airavata_provider.schedulers.request import JobRequest
+from airavata_provider.schedulers.script import write_script
 from airavata_provider.schedulers.sge import Sge
 from tests.unit.schedulers.captures import answer, capture, framed
 
@@ -45,8 +49,15 @@ def found(queue_text: str, accounting: str = "", *, status: int = 0, errors: str
     return answer(framed("queue", queue_text), framed("accounting", accounting, status=status, errors=errors))
 
 
-def record(native_id: str, code: int, *, restart: int = 0, reason: str = "", signal: int | None = None) -> str:
-    fields = {"exit_code": code, "signal": signal, "reason": reason, "native_id": native_id, "restart": restart}
+def record(native_id: str, code: int, *, reason: str = "", signal: int | None = None, time: str | None = None) -> str:
+    fields = {
+        "exit_code": code,
+        "signal": signal,
+        "reason": reason,
+        "native_id": native_id,
+        "restart": 0,
+        "time": time,
+    }
     return f"{native_id}|{json.dumps(fields)}"
 
 
@@ -230,10 +241,34 @@ def test_a_run_that_another_one_follows_is_no_end() -> None:
 
 
 def test_a_record_of_the_run_before_is_not_the_last_runs() -> None:
-    killed = account(failed="100 : assumedly after job", exit_status="137                  (Killed)")
-    end = ended(account(failed="25  : rescheduling"), killed, told=(record("7", 5),))
+    killed = account(
+        failed="100 : assumedly after job",
+        exit_status="137                  (Killed)",
+        start_time="Sat Nov 21 08:02:11 2026",
+    )
+    for time in (None, "2026-11-21T08:02:10Z"):
+        end = ended(account(failed="25  : rescheduling"), killed, told=(record("7", 5, time=time),))
+        assert end is not None
+        assert (end.outcome, end.exit_code) == (Outcome.CANCELED, 137)
+
+
+def test_a_job_counts_its_own_restarts(tmp_path: Path) -> None:
+    """Grid Engine tells only that it is one."""
+    script = write_script(Sge(), JobRequest("ajob", str(tmp_path), "true"), None, str(tmp_path))
+    for number, restarted in enumerate("011"):
+        environment = {**os.environ, "JOB_ID": "7", "RESTARTED": restarted}
+        subprocess.run(["sh"], input=script, text=True, check=True, env=environment)
+        assert (tmp_path / "started").read_text() == f"7 {number}\n"
+        assert json.loads((tmp_path / "exit").read_text())["restart"] == number
+
+
+def test_a_job_that_was_put_back_and_went_on_has_its_own_exit_code() -> None:
+    """As 8.1.9 does it now and then: the job started once, and accounting has two runs of it."""
+    back = account(failed="25  : rescheduling", start_time="-/-")
+    run = account(exit_status=1, start_time="Sat Nov 21 08:02:10 2026")
+    end = ended(back, run, told=(record("7", 99, time="2026-11-21T08:03:10Z"),))
     assert end is not None
-    assert (end.outcome, end.exit_code) == (Outcome.CANCELED, 137)
+    assert (end.state, end.exit_code) == (JobState.FAILED, 99)
 
 
 def test_the_jobs_own_record_has_the_true_exit_code() -> None:

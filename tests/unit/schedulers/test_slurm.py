@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,6 +125,30 @@ def history(accounting: str, *records: str, controller: str | None = None) -> Co
     if controller is not None:
         parts.append(framed("controller", controller))
     return answer(*parts)
+
+
+def test_a_cancel_at_the_moment_of_the_launch_is_a_cancel() -> None:
+    accounting = framed("accounting", "7|FAILED|15:0|a7\n8|FAILED|15:0|a8\n9|FAILED|15:0|a9\n")
+    jobs = [JobRef(str(number), f"a{number}", "/d") for number in (7, 8, 9)]
+    own = json.dumps({"exit_code": 15, "signal": None, "reason": "", "native_id": "9", "restart": 0})
+    ends = slurm.parse_history(history(accounting, "8|STARTED\n", f"9|{own}\n"), jobs)
+    assert {name: (end.state, end.exit_code) for name, end in ends.items()} == {
+        "7": (JobState.CANCELED, None),
+        "8": (JobState.FAILED, 15),
+        "9": (JobState.FAILED, 15),
+    }
+
+
+@pytest.mark.parametrize("accounting", ["", "7|RUNNING|0:0|a7\n"])
+def test_who_ended_a_job_from_outside_is_for_accounting_to_tell_for_a_while(accounting: str) -> None:
+    jobs = [JobRef("7", "a7", "/d")]
+    own = json.dumps({"exit_code": 143, "signal": 15, "reason": "SIGNAL TERM", "native_id": "7", "restart": 0})
+    assert slurm.parse_history(history(framed("accounting", accounting), f"7|{own}\n7|FRESH\n"), jobs) == {}
+    late = slurm.parse_history(history(framed("accounting", accounting), f"7|{own}\n"), jobs)["7"]
+    assert (late.outcome, late.exit_code) == (Outcome.SIGNALED, 143)
+    told = framed("accounting", "7|CANCELLED by 1002|0:0|a7\n")
+    end = slurm.parse_history(history(told, f"7|{own}\n7|FRESH\n"), jobs)["7"]
+    assert (end.outcome, end.exit_code) == (Outcome.CANCELED, 143)
 
 
 def test_ends_of_a_captured_history() -> None:

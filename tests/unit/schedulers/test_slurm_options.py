@@ -16,6 +16,7 @@ from airavata_provider.schedulers.request import (
     DependencyKind,
     Element,
     MailEvent,
+    Signal,
 )
 from airavata_provider.schedulers.slurm import Slurm
 from tests.unit.schedulers.requests import request
@@ -34,7 +35,8 @@ def test_directives() -> None:
                 Dependency("12"), Dependency("13_4", DependencyKind.ENDED),
                 Dependency("14", DependencyKind.FAILED), Dependency("15", DependencyKind.STARTED),
             ),
-            mail_to="a@b.org", mail_events=frozenset(MailEvent), export=("HOME", "LANG"),
+            mail_to="a@b.org", mail_events=frozenset(MailEvent), export=("HOME", "LANG"), signal_before_end_s=90,
+            signal=Signal.TERM,
         )
     )  # fmt: skip
     assert lines == [
@@ -43,7 +45,6 @@ def test_directives() -> None:
         "#SBATCH --output=/s/d/.airavata/ajob/%a/log",
         "#SBATCH --open-mode=append",
         '#SBATCH --comment="say \\"hi\\" #\\\\"',
-        "#SBATCH --signal=B:USR1@60",
         "#SBATCH --partition=debug",
         "#SBATCH --nodes=2",
         "#SBATCH --ntasks=8",
@@ -63,15 +64,20 @@ def test_directives() -> None:
         "#SBATCH --mail-type=BEGIN,END,FAIL,REQUEUE",
         "#SBATCH --mail-user=a@b.org",
         "#SBATCH --export=HOME,LANG",
+        "#SBATCH --signal=B:USR1@90",
         "#SBATCH --nice=5",
         "#SBATCH -x n1",
     ]
 
 
-def test_a_short_job_gets_no_notice_and_a_percent_sign_is_none_of_slurms() -> None:
-    lines = slurm.directives(request(walltime_s=60, directory="/s/50%"))
-    assert not [line for line in lines if "--signal" in line]
+def test_a_percent_sign_is_none_of_slurms() -> None:
+    lines = slurm.directives(request(directory="/s/50%"))
     assert "#SBATCH --output=/s/50%%/.airavata/ajob/log" in lines
+
+
+def test_a_raw_signal_takes_the_place_of_ours() -> None:
+    asked = request(walltime_s=3600, signal_before_end_s=90, directives=("--signal=B:USR1@300",))
+    assert [line for line in slurm.directives(asked) if "--signal" in line] == ["#SBATCH --signal=B:USR1@300"]
 
 
 @pytest.mark.parametrize(

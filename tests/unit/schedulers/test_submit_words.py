@@ -117,6 +117,35 @@ def test_a_job_that_is_too_large_or_not_allowed_is_refused_for_good(name: str, s
     assert not refused.value.transient
 
 
+TOO_LONG = [
+    ("slurm", 1, capture("slurm-22.05.8-sbatch-array.err")),
+    ("pbs", 3, "qsub: Array job exceeds server or queue size limit"),
+    ("torque", 1, f"{TORQUE}Bad Job Array Request MSG=Requested array size too large, limit is 100)"),
+    ("sge", 1, capture("sge-8.1.9-qsub-tasks.err")),
+    ("lsf", 255, "Job array index too large. Job not submitted."),
+    (
+        "htcondor",
+        1,
+        "\nERROR: Failed to create proc\nNumber of submitted jobs would exceed MAX_JOBS_PER_SUBMISSION\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "status", "words"), TOO_LONG)
+def test_an_array_that_is_too_long_names_the_setting_that_splits_it(name: str, status: int, words: str) -> None:
+    with pytest.raises(SubmissionRefused) as refused:
+        scheduler(name).parse_submit(CommandResult(status, "", words))
+    assert not refused.value.transient
+    assert "max_array_size" in str(refused.value)
+    assert " ".join(words.split()) in str(refused.value)
+
+
+def test_of_other_refusals_it_is_not_named() -> None:
+    with pytest.raises(SubmissionRefused) as refused:
+        scheduler("slurm").parse_submit(CommandResult(1, "", f"{FAILED} Invalid partition name specified"))
+    assert refused.value.advice is None
+
+
 @pytest.mark.parametrize(("name", "status", "words"), DOUBT)
 def test_words_of_doubt_outweigh_those_of_a_refusal(name: str, status: int, words: str) -> None:
     with pytest.raises(SubmissionUncertain):

@@ -10,6 +10,7 @@ import asyncssh
 import pytest
 
 from airavata_provider.errors import AuthenticationFailed, ConfigurationError, HostKeyRejected
+from airavata_provider.ssh.breaker import BreakerPolicy
 from airavata_provider.ssh.pool import SSHPool
 from airavata_provider.ssh.target import Target
 from airavata_provider.testing import EmbeddedSSH
@@ -78,7 +79,7 @@ async def test_a_certificate(server: EmbeddedSSH, pool: SSHPool, tmp_path: Path,
 
 
 async def test_an_unknown_key_is_refused_and_the_host_not_asked_again(server: EmbeddedSSH, tmp_path: Path) -> None:
-    pool = SSHPool()
+    pool = SSHPool(BreakerPolicy(pause_s=1000, longest_pause_s=1000))
     target = server.target(private_key=asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode())
     target = replace(target, private_key_file=None)
     for _ in range(5):

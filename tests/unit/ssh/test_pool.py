@@ -3,76 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
 
 import pytest
 
-from airavata_provider.errors import AiravataError, AuthenticationFailed, CircuitOpen, ConnectFailed
+from airavata_provider.errors import AuthenticationFailed, CircuitOpen, ConnectFailed
 from airavata_provider.ssh import lane as lane_module
 from airavata_provider.ssh.breaker import BreakerPolicy
-from airavata_provider.ssh.lane import Lane
 from airavata_provider.ssh.pool import SSHPool, close_pool, get_pool
 from airavata_provider.ssh.target import Limits, Target
 from airavata_provider.testing import EmbeddedSSH
+from tests.unit.ssh.network import FakeConnection, FakeNetwork, enter, settle, target
 
 pytestmark = pytest.mark.slow
-
-
-class FakeConnection:
-    def __init__(self) -> None:
-        self.ended = asyncio.Event()
-
-    def close(self) -> None:
-        self.ended.set()
-
-    async def wait_closed(self) -> None:
-        await self.ended.wait()
-
-
-class FakeNetwork:
-    """Stands in for ``connect``: answers with connections, or with the errors put before it."""
-
-    def __init__(self) -> None:
-        self.errors: list[AiravataError] = []
-        self.attempts = 0
-        self.connections: list[FakeConnection] = []
-        self.tunnels: list[object] = []
-
-    async def connect(self, target: Target, tunnel: object) -> FakeConnection:
-        self.attempts += 1
-        self.tunnels.append(tunnel)
-        await asyncio.sleep(0)
-        if self.errors:
-            raise self.errors.pop(0)
-        connection = FakeConnection()
-        self.connections.append(connection)
-        return connection
-
-    @property
-    def standing(self) -> int:
-        return sum(not connection.ended.is_set() for connection in self.connections)
-
-
-@pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> FakeNetwork:
-    network = FakeNetwork()
-    monkeypatch.setattr(lane_module, "connect", network.connect)
-    return network
-
-
-def target(**limits: float) -> Target:
-    return Target("example.org", user="ada", limits=Limits(**limits))  # type: ignore[arg-type]
-
-
-async def enter(lane: Lane) -> None:
-    async with lane.session():
-        pass
-
-
-async def settle(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 async def test_limits_hold_and_nobody_is_left_out(network: FakeNetwork, pool: SSHPool) -> None:
@@ -92,6 +35,21 @@ async def test_limits_hold_and_nobody_is_left_out(network: FakeNetwork, pool: SS
     await asyncio.gather(*(use(number) for number in range(300)))
     assert (peak, network.attempts, lane.stats.peak, lane.stats.sessions) == (8, 2, 2, 300)
     assert order == sorted(order)
+
+
+async def test_limits_that_a_catalog_changes_hold_at_once(network: FakeNetwork, pool: SSHPool) -> None:
+    before = target(max_connections=1, sessions_per_connection=1)
+    lane = pool.lane(before)
+    async with lane.session():
+        second = asyncio.create_task(enter(lane))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (network.attempts, second.done()) == (1, False)
+        assert pool.host(target(max_connections=2, sessions_per_connection=1)) is pool.host(before)
+        second.cancel()
+        assert pool.lane(target(max_connections=2, sessions_per_connection=1)) is lane
+        await enter(lane)
+        assert network.attempts == 2
 
 
 async def test_one_user_needs_one_connection(network: FakeNetwork, pool: SSHPool) -> None:
@@ -201,6 +159,74 @@ async def test_a_jump_hosts_connection_stays_while_it_carries_another(network: F
     await settle(lambda: network.standing == 0)
 
 
+async def test_what_runs_through_what_was_let_go_ends_too(network: FakeNetwork, pool: SSHPool) -> None:
+    gate = Target("gate", user="ada")
+    middle = Target("middle", user="ada", jump=gate)
+    async with pool.lane(Target("inner", user="ada", jump=middle)).session() as link:
+        pool.lane(gate).let_go(1)
+        assert link.retired
+        assert network.standing == 3
+    await settle(lambda: network.standing == 0)
+
+
+async def test_what_runs_through_a_faulty_one_ends_too(network: FakeNetwork, pool: SSHPool) -> None:
+    gate = Target("gate", user="ada")
+    middle = Target("middle", user="ada", jump=gate)
+    async with pool.lane(Target("inner", user="ada", jump=middle)).session() as link:
+        async with pool.lane(gate).session() as outer:
+            for _ in range(2):
+                pool.lane(gate).retire(outer)
+        assert link.retired
+        assert network.standing == 3
+    await settle(lambda: network.standing == 0)
+
+
+async def test_what_was_made_through_what_was_let_go_is_not_used(network: FakeNetwork, pool: SSHPool) -> None:
+    gate = Target("gate", user="ada")
+    lane = pool.lane(Target("inner", user="ada", jump=gate))
+    network.held_up["inner"] = asyncio.Event()
+
+    async def through_one_that_stays() -> bool:
+        async with lane.session() as link:
+            return link.through is not None and not link.through.retired
+
+    using = asyncio.create_task(through_one_that_stays())
+    await settle(lambda: network.attempts == 2)
+    pool.lane(gate).let_go(1)
+    network.held_up["inner"].set()
+    assert await using
+    await settle(lambda: network.standing == 2)
+    assert network.attempts == 4
+
+
+async def test_another_connection_is_made_once_the_rate_allows_it(
+    network: FakeNetwork, pool: SSHPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though one stands, and nobody lets go of it."""
+    monkeypatch.setattr(lane_module, "RATE_WINDOW_S", 0.01)
+    lane = pool.lane(target(max_connections=2, sessions_per_connection=1, connects_per_minute=1))
+    async with lane.session():
+        async with asyncio.timeout(60):
+            await enter(lane)
+    assert network.attempts == 2
+
+
+async def test_one_reminder_for_all_who_wait(network: FakeNetwork, pool: SSHPool) -> None:
+    lane = pool.lane(target(max_connections=2, sessions_per_connection=1, connects_per_minute=1))
+    async with lane.session():
+        waiting = [asyncio.create_task(enter(lane)) for _ in range(3)]
+        await settle(lambda: lane._later is not None)
+        reminder = lane._later
+        waiting += [asyncio.create_task(enter(lane)) for _ in range(3)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert reminder is not None
+        assert lane._later is reminder
+        await pool.close()
+        assert reminder.cancelled()
+    assert all(isinstance(each, ConnectFailed) for each in await asyncio.gather(*waiting, return_exceptions=True))
+
+
 async def test_closing_the_pool_tells_who_waits(network: FakeNetwork) -> None:
     pool = SSHPool()
     lane = pool.lane(target(max_connections=1, sessions_per_connection=1))
@@ -230,8 +256,20 @@ def test_each_event_loop_has_its_own_pool(network: FakeNetwork) -> None:
     assert (network.attempts, network.standing) == (2, 0)
 
 
+async def test_a_forked_process_has_a_pool_of_its_own(network: FakeNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, here = get_pool(), os.getpid()
+    await enter(pool.lane(target()))
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: here + 1)
+        await close_pool()
+        assert get_pool() is not pool
+        assert network.standing == 1
+        await close_pool()
+    await pool.close()
+
+
 async def test_equal_targets_share_connections(server: EmbeddedSSH, pool: SSHPool) -> None:
-    hosts = [pool.host(server.target(max_connections=limit)) for limit in (1, 2, 3)]
+    hosts = [pool.host(server.target(max_connections=limit)) for limit in (3, 2, 1)]
     await asyncio.gather(*(host.run("true") for host in hosts * 20))
     assert server.counts.peak == 1
     (stats,) = pool.stats.values()

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.unit.ssh.conftest import pool, server
+from tests.unit.ssh.conftest import network, pool, server
 
-__all__ = ["pool", "server"]
+__all__ = ["network", "pool", "server"]

@@ -208,6 +208,29 @@ def test_odd_names_and_contents_survive(contents: dict[str, bytes], folders: lis
         assert {path.name: path.read_bytes() for path in Path(directory).iterdir()} == contents
 
 
+@given(names, names, st.binary(max_size=300), st.sampled_from([0o600, 0o644, 0o755, 0o440]))
+@settings(max_examples=25)
+def test_a_copy_on_the_host_is_the_same_whatever_its_name(source: str, name: str, content: bytes, mode: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        host, target = LocalHost(Path(folder)), Path(folder) / "new" / "er" / name
+        here = Path(folder) / "here" / source
+        here.parent.mkdir()
+        here.write_bytes(content)
+
+        async def copy(digest: Digest) -> None:
+            await files.copy(host, f"here/{source}", str(target), digest, mode)
+
+        asyncio.run(copy(files.content_digest(content)))
+        assert (target.read_bytes(), target.stat().st_mode & 0o777) == (content, mode)
+        with pytest.raises(TransferError, match="whole"):
+            asyncio.run(copy(files.content_digest(content + b"!")))
+        here.unlink()
+        with pytest.raises(FileMissing):
+            asyncio.run(copy(files.content_digest(content)))
+        assert listed(target.parent) == [name]
+        assert target.read_bytes() == content
+
+
 @pytest.mark.parametrize("programs", [["shasum"], ["python3"], []])
 async def test_hosts_without_sha256sum(tmp_path: Path, programs: list[str]) -> None:
     """With other programs for SHA-256, or with none: by size."""

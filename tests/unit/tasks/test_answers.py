@@ -62,7 +62,7 @@ async def test_twice_the_memory_twice(world: World, caplog: pytest.LogCaptureFix
 async def test_a_failure_says_why_no_rule_went_on(world: World) -> None:
     world.needs_mb = 100_000
     await Submit().run(world.submission())
-    with pytest.raises(JobFailed, match=r"failed: OUT_OF_MEMORY; rule 1 for OUT_OF_MEMORY has made its 2 attempts"):
+    with pytest.raises(JobFailed, match=r"\(OUT_OF_MEMORY\); rule 1 for OUT_OF_MEMORY has made its 2 attempts"):
         await Monitor().run(world.monitor(TWICE))
     # And again says the same, and makes nothing.
     with pytest.raises(JobFailed, match="has made its 2 attempts"):
@@ -80,7 +80,7 @@ async def test_a_queues_limit_ends_it(world: World) -> None:
 
 async def test_without_a_rule_that_fits_the_job_has_failed(world: World) -> None:
     await Submit().run(world.submission())
-    with pytest.raises(JobFailed, match="failed: OUT_OF_MEMORY") as caught:
+    with pytest.raises(JobFailed, match=r"failed \(OUT_OF_MEMORY\)") as caught:
         await Monitor().run(world.monitor({"outcome": "WALLTIME", "walltime": "*2"}))
     assert "rule" not in caught.value.message
     assert await world.asked() == [1000]
@@ -159,7 +159,7 @@ async def test_a_word_that_cannot_tell_why_waits_for_the_schedulers_record(
         await asyncio.wait_for(waiting, 20)
         assert await world.asked() == [1000, 2000, 4000]
     else:
-        with pytest.raises(JobFailed, match="exit code 137: OUT_OF_MEMORY"):
+        with pytest.raises(JobFailed, match=r"exit code 137 \(OUT_OF_MEMORY\)"):
             await asyncio.wait_for(waiting, 20)
 
 

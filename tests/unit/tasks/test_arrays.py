@@ -10,7 +10,7 @@ from airavata_provider.errors import AiravataError, JobCanceled, JobFailed
 from airavata_provider.jobs.arrays import elements_of, split, to_retry
 from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import Job, JobState, SubmissionState
-from airavata_provider.models.outcome import Outcome
+from airavata_provider.models.outcome import ADVICE, Outcome
 from airavata_provider.schedulers.request import Array, Element, JobRequest
 from airavata_provider.tasks.arrays import (
     as_array,
@@ -124,6 +124,30 @@ def test_failures_are_told_by_index_and_end() -> None:
     assert isinstance(error, JobFailed)
     assert "3 of 4 elements did not complete: 12-13 with exit code 3; 14 (WALLTIME)" in str(error)
     assert failure(ended(S.COMPLETE, S.COMPLETE), "array 17") is None
+
+
+def test_each_kind_of_failure_is_told_with_the_schedulers_words_and_advice() -> None:
+    bad = [
+        *ended(S.COMPLETE, S.COMPLETE),
+        replace(ended(S.FAILED)[0], element=2, outcome=Outcome.WALLTIME, reason="TIMEOUT\nat 12:00"),
+        replace(ended(S.FAILED)[0], element=3, outcome=Outcome.WALLTIME, reason="TIMEOUT at 13:00"),
+        replace(ended(S.FAILED)[0], element=4, exit_code=3),
+    ]
+    error = failure(bad, "array 17")
+    assert error is not None
+    assert error.message.endswith("12-13 (WALLTIME): TIMEOUT at 12:00 …; 14 with exit code 3")
+    assert error.advice is not None
+    each = f"FAILED: {ADVICE[Outcome.FAILED]}; WALLTIME: {ADVICE[Outcome.WALLTIME]}; the next task"
+    assert error.advice.startswith(each)
+
+
+@pytest.mark.parametrize("outcome", sorted(ADVICE))
+def test_elements_of_every_outcome_are_told_with_its_advice(outcome: Outcome) -> None:
+    state = {Outcome.CANCELED: S.CANCELED, Outcome.UNKNOWN: S.UNKNOWN}.get(outcome, S.FAILED)
+    bad = replace(ended(S.FAILED)[0], state=state, outcome=outcome)
+    error = failure([bad, *ended(S.COMPLETE)], "array 17")
+    assert error is not None
+    assert f"{outcome}: {ADVICE[outcome]}" in (error.advice or "")
 
 
 def test_cancelled_and_unknown_elements_are_no_failures() -> None:

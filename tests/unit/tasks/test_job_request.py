@@ -19,7 +19,7 @@ from airavata_provider.models.catalog import load_catalog
 from airavata_provider.models.experiment import Experiment, ResolvedExperiment, resolve
 from airavata_provider.models.identity import TaskIdentity
 from airavata_provider.models.job import Job
-from airavata_provider.schedulers.request import Container, ContainerRuntime, JobRequest, MailEvent
+from airavata_provider.schedulers.request import Container, ContainerRuntime, JobRequest, MailEvent, Signal
 from airavata_provider.tasks.base import Services, TaskContext
 from airavata_provider.tasks.job_request import door_faults, fit, job_fields, layout, option_faults, unsupported
 from airavata_provider.tasks.submission import Submit
@@ -53,6 +53,18 @@ def test_options_reach_the_request() -> None:
     assert request.export == ()
     assert request.directives == ("!--mem-bind", "--nice=9")
     assert request.environment == {"KEY": "value"}
+
+
+def test_a_signal_before_the_walltime_is_an_option_like_others() -> None:
+    request = requested(signal_before_end_s=300, signal="SIGTERM", walltime=10)
+    assert (request.signal_before_end_s, request.signal) == (300, Signal.TERM)
+    assert (requested().signal_before_end_s, requested().signal) == (None, None)
+    queue = resolved().queue.model_copy(update={"signal_before_end_s": 120, "signal": "HUP"})
+    resource = CATALOG.compute_resources["cluster"]
+    cluster = resource.model_copy(update={"queues": {**resource.queues, "normal": queue}})
+    catalog = replace(CATALOG, compute_resources={**CATALOG.compute_resources, "cluster": cluster})
+    options = resolve(Experiment(application="serial", id="run", signal="USR2"), catalog).options
+    assert (options.signal_before_end_s, options.signal) == (120, "USR2")
 
 
 def test_what_nobody_asked_for_is_not_there() -> None:
@@ -111,6 +123,28 @@ def test_the_door_refuses_where_the_resource_minds_and_only_there() -> None:
     assert door_faults(resolved(compute_resource="host", **asked)) == []
     assert door_faults(resolved(compute_resource="cluster", **asked)) == []
     assert door_faults(resolved(compute_resource="strict_host", walltime=5)) == []
+
+
+@pytest.mark.parametrize("resource", ["strict_host", "cluster"])
+def test_the_door_refuses_a_signal_before_the_job_began(resource: str) -> None:
+    late: dict[str, Any] = {"compute_resource": resource, "walltime": 5, "signal_before_end_s": 300}
+    (fault,) = door_faults(resolved(**late))
+    assert fault.where == "signal_before_end_s"
+    assert "300 s before the end of its 300 s the job has not begun" in fault.message
+    assert [each.where for each in option_faults(Experiment(application="serial", **late), CATALOG)] == [fault.where]
+    assert door_faults(resolved(**{**late, "signal_before_end_s": 299})) == []
+
+
+def test_a_signal_before_a_walltime_that_nobody_knows() -> None:
+    asked: dict[str, Any] = {"signal_before_end_s": 300, "signal": "TERM"}
+    faults = door_faults(resolved(compute_resource="strict_host", **asked))
+    assert {fault.where for fault in faults} == set(asked)
+    assert all("no walltime" in fault.message for fault in faults)
+    assert door_faults(resolved(compute_resource="host", **asked)) == []
+    assert door_faults(resolved(compute_resource="cluster", **asked)) == []
+    # The walltime, or how long before it, may yet be a deployment's or a queue's.
+    for some in (asked, {"signal": "TERM", "walltime": 1}):
+        assert option_faults(Experiment(application="serial", compute_resource="strict_host", **some), CATALOG) == []
 
 
 def test_the_door_tells_an_administrators_fault_as_one_of_the_catalog() -> None:
@@ -227,6 +261,15 @@ async def test_the_task_warns_of_each_and_goes_on(caplog: pytest.LogCaptureFixtu
         "qos is left out: host cannot be asked for it: fork has no words for it",
     ]
     assert len(services.intended) == 1
+
+
+async def test_the_task_warns_of_a_signal_that_nobody_could_send(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConnectionError):
+        await Submit().run(context("host", _NoHost(), walltime_s=60, signal_before_end_s=60))
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith("signal_before_end_s is left out: host cannot be asked for it: 60 s before the end")
+    with pytest.raises(ExperimentRefused, match="signal_before_end_s"):
+        await Submit().run(context("strict_host", _NoHost(), walltime_s=60, signal_before_end_s=60))
 
 
 async def test_a_task_whose_options_are_all_had_says_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
-from airavata_provider.errors import AiravataError, JobCanceled, JobFailed
+from airavata_provider.errors import AiravataError, JobCanceled, JobFailed, SubmissionRefused
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.identity import TaskIdentity, job_name
 from airavata_provider.models.job import EventSource, Job, JobEvent, JobState
+from airavata_provider.models.outcome import ADVICE, STANDSTILLS, Outcome
 from airavata_provider.models.resource import ComputeResource
 from airavata_provider.monitors.output import Tail, outputs
 from airavata_provider.monitors.poll import refs
@@ -152,8 +153,106 @@ async def test_given_up_is_told_as_such(services: Store) -> None:
     waiting = asyncio.create_task(Monitor().run(context(services, native_id="1")))
     job = await the_row(services)
     await services.store.append(ends(job, JobState.UNKNOWN, given_up=True, reason="nowhere. Last words: none"))
-    with pytest.raises(AiravataError, match=r"nobody can tell what became of it: nowhere\. Last words: none"):
+    with pytest.raises(AiravataError, match=r"became of it \(UNKNOWN\): nowhere\. Last words: none"):
         await waiting
+
+
+async def submitted(services: Store) -> Job:
+    """A job of the task ``submit``."""
+    store, now = services.store, datetime.now(UTC)
+    job = await store.intend(make_job(dag_id="dag", experiment_id="run", born="born", created_at=now))
+    return await store.submitted(job.name, "17", now)
+
+
+STATES = {Outcome.CANCELED: JobState.CANCELED, Outcome.UNKNOWN: JobState.UNKNOWN}
+
+
+@pytest.mark.parametrize("outcome", [each for each in Outcome if each is not Outcome.COMPLETED])
+async def test_the_error_tells_the_outcome_the_schedulers_words_and_advice(services: Store, outcome: Outcome) -> None:
+    if outcome is Outcome.REFUSED:
+        job = await services.store.intend(make_job(dag_id="dag", experiment_id="run", born="born"))
+        await services.store.refused(job.name, "its own\nwords")
+    else:
+        job, state = await submitted(services), STATES.get(outcome, JobState.FAILED)
+        given_up = state is JobState.UNKNOWN
+        await services.store.append(ends(job, state, outcome=outcome, reason="its own\nwords", given_up=given_up))
+    with pytest.raises(AiravataError, match=rf" \({outcome}\): its own words \(") as told:
+        await Monitor().run(context(services, job="submit"))
+    assert told.value.advice is not None
+    assert told.value.advice.startswith(ADVICE[outcome])
+    assert isinstance(told.value, SubmissionRefused) == (outcome is Outcome.REFUSED)
+
+
+async def test_a_completed_job_needs_no_advice(services: Store) -> None:
+    job = await submitted(services)
+    await services.store.append(ends(job, JobState.COMPLETE, outcome=Outcome.COMPLETED, exit_code=0))
+    await Monitor().run(context(services, job="submit"))
+
+
+async def test_who_asked_for_a_jobs_end_needs_no_advice_on_it(services: Store) -> None:
+    job = await submitted(services)
+    await services.store.request_cancel(job.name, "ada")
+    await services.store.append(ends(job, JobState.FAILED, outcome=Outcome.OUT_OF_MEMORY))
+    with pytest.raises(JobCanceled, match=r"cancelled by ada \(OUT_OF_MEMORY\)$") as told:
+        await Monitor().run(context(services, job="submit"))
+    assert not told.value.advice
+
+
+class Told(logging.Handler):
+    """What a log is told, message by message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.put_nowait(record.getMessage())
+
+    async def next(self) -> str:
+        async with asyncio.timeout(60):
+            return await self.messages.get()
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Iterator[Told]:
+    handler = Told()
+    caplog.set_level(logging.INFO, LOG.name)
+    LOG.addHandler(handler)
+    yield handler
+    LOG.removeHandler(handler)
+
+
+@pytest.mark.parametrize("outcome", sorted(STANDSTILLS))
+async def test_that_it_does_not_go_on_is_told_and_that_it_does(services: Store, told: Told, outcome: Outcome) -> None:
+    waiting = asyncio.create_task(Monitor().run(context(services, native_id="17", output=None)))
+    job = await the_row(services)
+    assert (await told.next()).startswith("Waiting for job 17")
+    state = JobState.SUSPENDED if outcome is Outcome.SUSPENDED else JobState.QUEUED
+    await services.store.append(ends(job, state, outcome=outcome, reason="its own words"))
+    assert await told.next() == f"Job 17 does not go on: {outcome} (its own words); {ADVICE[outcome]}"
+    await services.store.append(ends(job, JobState.ACTIVE))
+    assert await told.next() == "Job 17 goes on: it is ACTIVE"
+    await services.store.append(ends(job, JobState.COMPLETE))
+    await waiting
+    assert await told.next() == "Job 17 completed"
+    assert told.messages.empty()
+
+
+async def test_elements_that_do_not_go_on_are_told_and_that_all_do(services: Store, told: Told) -> None:
+    store = services.store
+    await store.intend_array(make_job(dag_id="dag", experiment_id="run", born="born"), range(3))
+    await store.submitted("a1", "17", datetime.now(UTC), element_id=lambda native_id, index: f"{native_id}_{index}")
+    waiting = asyncio.create_task(Monitor().run(context(services, job="submit")))
+    assert (await told.next()).startswith("Waiting for job 17")
+    elements = await store.elements("a1")
+    await store.append(ends(elements[1], JobState.QUEUED, outcome=Outcome.HELD, reason="its own words"))
+    advice = ADVICE[Outcome.HELD]
+    assert await told.next() == f"Element 1 of array 17 does not go on: HELD (its own words); {advice}"
+    await store.append(ends(elements[1], JobState.ACTIVE))
+    assert await told.next() == "No element of array 17 is HELD any more"
+    for element in elements:
+        await store.append(ends(element, JobState.COMPLETE))
+    await waiting
 
 
 async def test_output_is_shown_while_it_runs(services: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -173,7 +272,7 @@ async def test_output_is_shown_while_it_runs(services: Store, caplog: pytest.Log
 
 
 async def until_followed() -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not outputs().any("cluster"):  # noqa: ASYNC110 -- nobody is told
             await asyncio.sleep(0.005)
 

@@ -156,6 +156,9 @@ async def test_one_too_many_is_later(world: World) -> None:
     running = asyncio.create_task(world.run())
     await until(waits(world))
     assert (await world.job()).submission is SubmissionState.INTENDED
+    # A round learns from it how many are too many, from how many there are then.
+    while not await world.store.availabilities():  # noqa: ASYNC110 -- nobody is told of it
+        await asyncio.sleep(0.01)
     await world.end("there")
     assert await running == "7"
     # The scheduler said no, so nothing is to be looked for.

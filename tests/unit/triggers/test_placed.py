@@ -28,7 +28,7 @@ from airavata_provider.tasks.base import Parameters, Task, TaskContext, TaskResu
 from airavata_provider.triggers import host
 from airavata_provider.triggers.host import Segment, cancel_segment, run_segment
 from airavata_provider.triggers.hosted import HostedTask, Run, run_of
-from airavata_provider.triggers.services import HostServices
+from airavata_provider.triggers.services import AirflowServices, HostServices
 
 LOG = logging.getLogger("test")
 RUN = Run("d", "r", -1, 1, conf={"application": "run"}, born="2031-05-06T12:00:00+00:00")
@@ -204,6 +204,27 @@ async def test_a_burst_is_spread(services: Services) -> None:
     # The preferred one first; beta never over its limit while alpha has none.
     assert counts["alpha"] >= 30
     assert 10 <= counts["beta"] <= 20
+
+
+async def test_a_cluster_that_cannot_be_reached_fails_no_placement(services: Services, tmp_path: Path) -> None:
+    """Clusters are asked how full they are over the ways that tasks have."""
+    (tmp_path / "catalog.yaml").write_text(CATALOG.replace("scheduler: fork", "scheduler: slurm"))
+    services.known = load_catalog([tmp_path])
+    fitting = resolve_all(Experiment(application="run"), services.known)
+    found = await HostServices.placer(services).choose("d", "r", "born", fitting, soonest)
+    assert found.reasons[0].startswith("alpha: chosen; ")
+    assert all(each.endswith("everybody's jobs are not known (NotImplementedError)") for each in found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("interval", "of_task", "asks"), [(60.0, False, True), (0.0, False, False), (60.0, True, False)]
+)
+def test_a_deployment_may_ask_no_cluster_and_a_task_s_process_asks_none(
+    interval: float, of_task: bool, asks: bool
+) -> None:
+    settings = SimpleNamespace(queue_load_interval=interval)
+    services: Any = SimpleNamespace(settings=settings, way=None, _of_task=of_task)
+    assert (AirflowServices.loads(services) is not None) is asks
 
 
 async def test_a_submission_hands_over_when_it_is_done_however_often(services: Services) -> None:

@@ -14,6 +14,8 @@ from airavata_provider.models.outcome import Outcome
 from airavata_provider.monitors.mail import htcondor, lsf, pbs, sge, slurm
 from airavata_provider.monitors.mail.message import Mail, read
 from airavata_provider.monitors.mail.news import Decoder, MailNews
+from airavata_provider.schedulers import lsf_states, pbs_answers, sge_states
+from airavata_provider.schedulers.base import JobRef
 
 CAPTURES = Path(__file__).parents[3] / "fixtures" / "mail"
 ARRIVED = datetime(2031, 5, 6, 12, tzinfo=UTC)
@@ -25,6 +27,12 @@ def news_of(by: Decoder, subject: str, body: str = "") -> MailNews | None:
     raw = f"From: adm@cluster.test\nSubject: {subject}\n\n{body}".replace("\n", "\r\n").encode()
     mail = read(raw, ARRIVED)
     return by.decode(mail) if by.subject.search(mail.subject) else None
+
+
+def captured(by: Decoder, name: str) -> MailNews | None:
+    mail = read((CAPTURES / f"{name}.eml").read_bytes(), ARRIVED)
+    assert by.subject.search(mail.subject)
+    return by.decode(mail)
 
 
 def told(news: MailNews | None) -> tuple[object, ...]:
@@ -39,6 +47,11 @@ def pbs_body(event: str, job: str = "33.head.cluster.test", name: str = "A_1.x-y
     return f"PBS Job Id: {job}\nJob Name:   {name}\nExec host:  node1/0\n{event}\n"
 
 
+ABORTED = """Aborted by PBS Server
+Job exceeded some resource limit (walltime, mem, etc.). Job was aborted
+See Administrator for help
+Exit_status={}
+"""
 END = "Execution terminated\nExit_status={}\nresources_used.cput=00:00:00\nresources_used.walltime=00:00:05"
 
 
@@ -50,6 +63,11 @@ END = "Execution terminated\nExit_status={}\nresources_used.cput=00:00:00\nresou
         (END.format(3), S.FAILED, O.FAILED, 3, None),
         (END.format(271), S.CANCELED, O.CANCELED, None, 15),
         (END.format(265), S.FAILED, O.SIGNALED, None, 9),
+        (END.format(137), S.FAILED, O.SIGNALED, 137, 9),
+        (END.format(-29), S.FAILED, O.WALLTIME, None, None),
+        (END.format(-27), S.FAILED, O.OUT_OF_MEMORY, None, None),
+        (END.format(-26), S.FAILED, O.OUT_OF_MEMORY, None, None),
+        (END.format(-5), S.FAILED, O.NODE_FAILURE, None, None),
         (END.format(-11), S.FAILED, O.FAILED, None, None),
         (
             "Aborted by PBS Server\nJob cannot be executed\nSee job standard error file",
@@ -67,6 +85,47 @@ def test_pbs(event: str, state: JobState, outcome: Outcome | None, exit_code: in
     news = news_of(pbs.DECODER, "PBS JOB 33.head.cluster.test", pbs_body(event))
     expected = ("33.head.cluster.test", "A_1.x-y", None, state, outcome, exit_code, signal)
     assert told(news) == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "state", "outcome", "exit_code", "signal"),
+    [
+        ("Begun execution", S.ACTIVE, None, None, None),
+        (END.format(0), S.COMPLETE, O.COMPLETED, 0, None),
+        (END.format(3), S.FAILED, O.FAILED, 3, None),
+        (END.format(271), S.CANCELED, O.CANCELED, None, 15),
+        (END.format(-10), S.FAILED, O.OUT_OF_MEMORY, None, None),
+        (END.format(-11), S.FAILED, O.WALLTIME, None, None),
+        (END.format(-5), S.FAILED, O.NODE_FAILURE, None, None),
+        (END.format(-29), S.FAILED, O.FAILED, None, None),
+        (ABORTED.format("-10"), S.FAILED, O.OUT_OF_MEMORY, None, None),
+        (ABORTED.format("-11"), S.FAILED, O.WALLTIME, None, None),
+        (ABORTED.partition("Exit_status")[0], S.FAILED, O.SIGNALED, None, None),
+    ],
+)
+def test_torque(
+    event: str, state: JobState, outcome: Outcome | None, exit_code: int | None, signal: int | None
+) -> None:
+    news = news_of(pbs.TORQUE, "PBS JOB 33.head.cluster.test", pbs_body(event))
+    assert told(news) == ("33.head.cluster.test", "A_1.x-y", None, state, outcome, exit_code, signal)
+
+
+def test_captured_torque() -> None:
+    news = captured(pbs.TORQUE, "torque-2022-aborted")
+    assert told(news) == ("1400749.head.cluster.test", "pre20220306", None, S.FAILED, O.WALLTIME, None, None)
+    assert news is not None
+    assert news.reason == "Job exceeded its walltime limit. Job was aborted"
+
+
+@pytest.mark.parametrize("letter", ["F", "C"])
+@pytest.mark.parametrize("status", [*range(-32, 1), 3, 137, 256 + 9])
+def test_pbs_mail_and_qstat_say_the_same_of_an_exit_status(letter: str, status: int) -> None:
+    by = pbs.TORQUE if letter == "C" else pbs.DECODER
+    news = news_of(by, "PBS JOB 33.head", pbs_body(END.format(status)))
+    job = {"id": "33.head", "job_state": letter, "exit_status": str(status)}
+    shown = pbs_answers.status(job, JobRef("33.head", "A_1.x-y", "/d"))
+    assert news is not None
+    assert (news.state, news.outcome, news.signal) == (shown.state, shown.outcome, shown.signal)
 
 
 def test_pbs_ids_are_known_by_the_names_that_qsub_may_have_shown() -> None:
@@ -143,10 +202,10 @@ SGE_END = """Job 33 (A_1.x-y) Complete
         ("Aborted", "", S.FAILED, O.SIGNALED, None, None),
         ("Killed", "", S.CANCELED, O.CANCELED, None, None),
         ("Failed", "", S.FAILED, O.FAILED, None, None),
-        ("Suspended", "", S.SUSPENDED, None, None, None),
+        ("Suspended", "", S.SUSPENDED, O.SUSPENDED, None, None),
         ("Continued", "", S.ACTIVE, None, None, None),
         ("Rescheduled", "", S.QUEUED, None, None, None),
-        ("Set in error state", "", S.QUEUED, O.HELD, None, None),
+        ("Set in error state", "", S.QUEUED, O.NEVER_STARTS, None, None),
     ],
 )
 def test_sge(
@@ -193,18 +252,22 @@ def test_sge(
         ("errjob-started", ("7", "errjob", None, S.ACTIVE, None, None, None), ""),
         (
             "errjob-set-in-error-state",
-            ("7", "errjob", None, S.QUEUED, O.HELD, None, None),
+            ("7", "errjob", None, S.QUEUED, O.NEVER_STARTS, None, None),
             "11/21/2026 07:50:58 [1002:15436]: error: can't chdir to /nowhere/at/all: No such file or directory",
         ),
     ],
 )
 def test_captured_sge(name: str, expected: tuple[object, ...], reason: str) -> None:
-    mail = read((CAPTURES / f"gridengine-8.1.9-{name}.eml").read_bytes(), ARRIVED)
-    assert sge.DECODER.subject.search(mail.subject)
-    news = sge.decode(mail)
+    news = captured(sge.DECODER, f"gridengine-8.1.9-{name}")
     assert told(news) == expected
     assert news is not None
     assert news.reason == reason
+
+
+def test_sge_mail_and_qstat_say_the_same_of_the_error_state() -> None:
+    news = captured(sge.DECODER, "gridengine-8.1.9-errjob-set-in-error-state")
+    assert news is not None
+    assert (news.state, news.outcome, news.reason) == sge_states.state_of("Eqw", reason=news.reason)
 
 
 def test_an_sge_element_and_names_with_brackets() -> None:
@@ -285,6 +348,14 @@ def test_lsf(
     assert told(news) == ("2477", "A_1.x-y", None, state, outcome, exit_code, signal)
 
 
+@pytest.mark.parametrize("term", sorted(each for each in lsf_states.TERMS if "REQUEUE" not in each))
+def test_lsf_mail_and_bjobs_say_the_same_of_a_reason(term: str) -> None:
+    news = news_of(lsf.DECODER, "Job 2477: <a> Exited", f"{term}: job killed.\nExited with exit code 3.")
+    shown = lsf_states.status(JobRef("2477", "a", "/d"), "EXIT", code=3, ended=f"{term}: job killed")
+    assert news is not None
+    assert (news.state, news.outcome) == (shown.state, shown.outcome)
+
+
 def test_an_lsf_element() -> None:
     news = news_of(lsf.DECODER, "Job 2477[3]: <A_1[1-10]> Done", "")
     assert told(news) == ("2477", "A_1", 2, S.COMPLETE, O.COMPLETED, 0, None)
@@ -339,7 +410,7 @@ def test_htcondor_mail_that_tells_nothing(subject: str, body: str) -> None:
 
 # --- all
 
-EVERY = [slurm.DECODER, pbs.DECODER, sge.DECODER, lsf.DECODER, htcondor.DECODER]
+EVERY = [slurm.DECODER, pbs.DECODER, pbs.TORQUE, sge.DECODER, lsf.DECODER, htcondor.DECODER]
 BEGINNINGS = ["Slurm Job_id=1 Name=", "PBS JOB 1", "Job 33 (", "Job-array task 1.2 (a) Complete", "Job 1: <a> Exited"]
 
 
