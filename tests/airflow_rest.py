@@ -131,7 +131,7 @@ class AirflowREST:
         found: dict[str, Any] = self.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
         return found
 
-    def wait_run(self, dag_id: str, run_id: str, *, timeout: float = 120) -> str:
+    def wait_run(self, dag_id: str, run_id: str, *, timeout: float = 240) -> str:
         """Until that run ended; its state, ``success`` or ``failed``."""
 
         def ended() -> str | None:
@@ -140,6 +140,23 @@ class AirflowREST:
 
         state: str = self.wait(f"run {run_id} of {dag_id} ends", ended, timeout=timeout)
         return state
+
+    def wait_success(self, dag_id: str, run_id: str, *, timeout: float = 240) -> None:
+        """Until that run succeeded.
+
+        :raises AirflowError: it failed, or did not end in time; carries what its failed tasks logged last
+        """
+        if self.wait_run(dag_id, run_id, timeout=timeout) != "success":
+            raise AirflowError(f"run {run_id} of {dag_id} failed: {self.failures(dag_id, run_id)}")
+
+    def failures(self, dag_id: str, run_id: str) -> str:
+        """All task states of a run, then the end of each failed task's log."""
+        told = [str(self.task_states(dag_id, run_id))]
+        for ti in self.task_instances(dag_id, run_id):
+            if ti["state"] == "failed":
+                where = {"attempt": max(1, ti["try_number"]), "map_index": ti["map_index"]}
+                told.append(f"{ti['task_id']}: {self.log(dag_id, run_id, ti['task_id'], **where)[-3000:]}")
+        return "\n".join(told)
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """All task instances of a run, as the REST API shows them."""

@@ -51,7 +51,7 @@ def test_what_is_attempted_again_is_attempted_where_and_as_it_should(site: Site,
     clear = {"dry_run": False, "dag_run_id": array, "task_ids": ["submit"], "only_failed": False}
     airflow.api("POST", "/dags/hpc_array/clearTaskInstances", json=clear | {"include_downstream": True})
 
-    assert airflow.wait_run("hpc_batch_fast", placed, timeout=240) == "success"
+    airflow.wait_success("hpc_batch_fast", placed)
     report = site.report("hpc_batch_fast", placed)
     (job,) = report["jobs"]
     assert report["placement"]["resource"] == job["resource"] == "cluster"
@@ -60,7 +60,7 @@ def test_what_is_attempted_again_is_attempted_where_and_as_it_should(site: Site,
     assert ": chosen; " in reasons[0]
     assert ": after it; " in reasons[1]
 
-    assert airflow.wait_run("goes_elsewhere", moved, timeout=240) == "success"
+    airflow.wait_success("goes_elsewhere", moved)
     report = site.report("goes_elsewhere", moved)
     first, second = report["jobs"]
     assert [(job["resource"], job["state"]) for job in (first, second)] == [
@@ -73,7 +73,7 @@ def test_what_is_attempted_again_is_attempted_where_and_as_it_should(site: Site,
     for job in (first, second):
         assert site.bed.run(f"test -e {job['directory']}", check=False).returncode == 1
 
-    assert airflow.wait_run("hpc_array", array, timeout=240) == "success"
+    airflow.wait_success("hpc_array", array)
     arrays = site.report("hpc_array", array)["jobs"]
     assert [(job["attempt"], job["size"], job["tally"]) for job in arrays] == [
         (1, 3, {"COMPLETE": 2, "FAILED": 1}),

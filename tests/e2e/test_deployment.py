@@ -46,10 +46,10 @@ def test_a_pattern_comes_changes_and_breaks_without_a_restart(site: Site, airflo
 
     airflow.wait("the new text is there", lambda: versions() == 2, timeout=240)
     new = airflow.trigger("mine", site.request("host"))
-    assert airflow.wait_run("mine", new, timeout=240) == "success"
+    airflow.wait_success("mine", new)
     assert "second" in airflow.log("mine", new, "again")
     site.bed.run(f"touch {go_on}")
-    assert airflow.wait_run("mine", old, timeout=240) == "success"
+    airflow.wait_success("mine", old)
     assert "first" in airflow.log("mine", old, "again")
     (site.patterns / "broken.yaml").unlink()
 
@@ -57,7 +57,7 @@ def test_a_pattern_comes_changes_and_breaks_without_a_restart(site: Site, airflo
 def test_a_success_keeps_nobody_parsing(site: Site, airflow: AirflowInstance) -> None:
     """Airflow would parse a plain file in every loop from the first success of a task in it on."""
     run_id = airflow.trigger("hpc_batch_fast", site.request("host"))
-    assert airflow.wait_run("hpc_batch_fast", run_id) == "success"
+    airflow.wait_success("hpc_batch_fast", run_id)
     time.sleep(3)
     parsed = set()
     began = time.monotonic()
@@ -79,9 +79,7 @@ def test_a_container_on_a_worker_reads_the_outputs(site: Site, airflow: AirflowI
     airflow.wait_for_dag("parsed_here", timeout=240)
     request = site.request(message="one two")
     run_id = airflow.trigger("parsed_here", request)
-    assert airflow.wait_run("parsed_here", run_id, timeout=180) == "success", airflow.task_states(
-        "parsed_here", run_id
-    )
+    airflow.wait_success("parsed_here", run_id)
     told = site.output(request, "stderr.txt").read_text()
     assert told == "started one two\n"
     assert json.loads(site.output(request, "summary.json").read_text()) == {
@@ -132,7 +130,7 @@ def test_hand_written_dags_use_the_operators(site: Site, airflow: AirflowInstanc
         airflow.wait_for_dag(name)
     runs = {name: airflow.trigger(name) for name in names}
     for name, run_id in runs.items():
-        assert airflow.wait_run(name, run_id, timeout=240) == "success", airflow.task_states(name, run_id)
+        airflow.wait_success(name, run_id)
         assert (site.storage / name / "stdout.txt").read_text() == TEXT.splitlines(keepends=True)[0]
         assert (site.storage / name / "word.txt").read_text() == "from an XCom"
         assert airflow.xcom(name, run_id, "submit", "native_id")

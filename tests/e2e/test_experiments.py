@@ -26,7 +26,7 @@ def test_outputs_arrive_byte_for_byte(site: Site, airflow: AirflowInstance) -> N
     # All at once: they have nothing to do with each other.
     runs = {place: airflow.trigger(place[0], request) for place, request in requests.items()}
     for (pattern, resource), run_id in runs.items():
-        assert airflow.wait_run(pattern, run_id, timeout=180) == "success"
+        airflow.wait_success(pattern, run_id)
         output = site.output(requests[pattern, resource], "result.txt")
         assert output.read_bytes() == f"{TEXT.upper()}{message}\n".encode()
         states = airflow.task_states(pattern, run_id)
@@ -144,7 +144,7 @@ def test_clearing_the_monitor_leaves_the_job_alone(site: Site, airflow: AirflowI
         json={"dry_run": False, "dag_run_id": run_id, "task_ids": ["monitor"], "only_failed": False},
     )
     site.wake(1777)
-    assert airflow.wait_run("hpc_batch", run_id, timeout=240) == "success"
+    airflow.wait_success("hpc_batch", run_id)
     assert [line.split("|")[2] for line in site.ended(job["name"])] == ["COMPLETED"]
     assert site.output(request, "result.txt").exists()
 
@@ -153,7 +153,7 @@ def test_an_experiment_starts_no_earlier_than_asked(site: Site, airflow: Airflow
     moment = datetime.now(UTC) + timedelta(seconds=15)
     request = site.request() | {"not_before": moment.isoformat()}
     run_id = airflow.trigger("hpc_batch_fast", request)
-    assert airflow.wait_run("hpc_batch_fast", run_id, timeout=180) == "success"
+    airflow.wait_success("hpc_batch_fast", run_id)
     (job,) = site.report("hpc_batch_fast", run_id)["jobs"]
     assert datetime.fromisoformat(job["created_at"]) >= moment
 
@@ -168,7 +168,7 @@ def test_priority_reaches_airflow(site: Site, airflow: AirflowInstance) -> None:
         for priority, run_id in runs.items()
     }
     for run_id in runs.values():
-        assert airflow.wait_run("hpc_batch", run_id, timeout=180) == "success"
+        airflow.wait_success("hpc_batch", run_id)
     assert all(weights["URGENT"][task] > weights["LOW"][task] for task in TASKS["hpc_batch"])
 
 

@@ -57,7 +57,7 @@ def test_every_process_may_be_killed(bed: Bed, make_database: Callable[[], str],
         sshd.start()
 
         for run, request in requests.items():
-            assert airflow.wait_run(*run, timeout=300) == "success", airflow.task_states(*run)
+            airflow.wait_success(*run, timeout=300)
             text = site.output(request, "result.txt").read_text()
             assert text == f"{TEXT.upper()}{request['inputs']['message']}\n"
         names = [job["name"] for run in requests for job in site.report(*run)["jobs"]]

@@ -30,7 +30,7 @@ def test_an_experiment_in_two_runs(site: Site, airflow: AirflowInstance) -> None
     own.write_text(text.replace("id: clean_up", "id: swept"))
     cancelled = airflow.trigger(PATTERN, site.request(seconds=600))
     for pattern, run_id in runs.items():
-        assert airflow.wait_run(pattern, run_id) == "success"
+        airflow.wait_success(pattern, run_id)
         report = site.report(pattern, run_id)
         assert (report["state"], report["over"]) == ("EXECUTING", False)
         assert report["second_run"] == {"dag_id": None, "state": "WAITING"}
@@ -57,7 +57,7 @@ def test_an_experiment_in_two_runs(site: Site, airflow: AirflowInstance) -> None
 
     for pattern, run_id in runs.items():
         airflow.wait("the second run is there", partial(_there, airflow, f"{pattern}__after", run_id), timeout=120)
-        assert airflow.wait_run(f"{pattern}__after", run_id, timeout=180) == "success"
+        airflow.wait_success(f"{pattern}__after", run_id)
         output = site.output(requests[pattern], "result.txt")
         assert output.read_bytes() == f"{TEXT.upper()}{message}\n".encode()
         states = airflow.task_states(f"{pattern}__after", run_id)

@@ -95,7 +95,7 @@ def test_validate_at_the_command_line(begun: Begun) -> None:
 
 def test_what_the_trigger_form_sends(begun: Begun, site: Site, airflow: AirflowInstance) -> None:
     filled, run_id = begun.sent
-    assert airflow.wait_run("hpc_batch", run_id) == "success"
+    airflow.wait_success("hpc_batch", run_id)
     assert site.output(filled, "result.txt").read_text() == f"{TEXT.upper()}from the form\n"
 
 
