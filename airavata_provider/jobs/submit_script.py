@@ -22,7 +22,8 @@ from airavata_provider.schedulers.base import CommandResult, Scheduler, quote
 from airavata_provider.schedulers.frame import TROUBLE, ShareableText
 from airavata_provider.schedulers.record import control_directory
 from airavata_provider.schedulers.request import JobRequest
-from airavata_provider.schedulers.script import FUNCTIONS, Webhook, credential
+from airavata_provider.schedulers.script import Webhook, credential
+from airavata_provider.schedulers.shell import FUNCTIONS
 
 LOCK_S = 20
 """How long another submitter of the same job is waited for, in seconds."""

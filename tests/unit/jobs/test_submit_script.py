@@ -11,7 +11,8 @@ from airavata_provider.jobs.submit_script import Call, Kind, SubmitScript, _in_p
 from airavata_provider.schedulers.base import CommandResult
 from airavata_provider.schedulers.frame import TROUBLE
 from airavata_provider.schedulers.request import JobRequest
-from airavata_provider.schedulers.script import FUNCTIONS, Webhook, write_script
+from airavata_provider.schedulers.script import Webhook, write_script
+from airavata_provider.schedulers.shell import FUNCTIONS
 from airavata_provider.schedulers.slurm import Slurm
 from tests.contract.hosts import LocalHost
 
