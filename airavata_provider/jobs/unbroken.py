@@ -1,6 +1,6 @@
-"""Work with the database that comes to its end even when nobody waits for it any more.
+"""Work that comes to its end even when nobody waits for it any more.
 
-A connection that is left in the middle of a query is lost to the pool. Imports no Airflow.
+A connection to the database that is left in the middle of a query is lost to the pool. Imports no Airflow.
 """
 
 from __future__ import annotations

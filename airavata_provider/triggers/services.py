@@ -10,13 +10,14 @@ import asyncio
 import os
 import time
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from airavata_provider.errors import ConfigurationError
 from airavata_provider.models.catalog import Catalog
 from airavata_provider.models.catalog_folders import CatalogFolders
 from airavata_provider.tasks.base import Services, webhook_url
+from airavata_provider.triggers.connections import Connections
 
 if TYPE_CHECKING:
     from airavata_provider.jobs.admitter import Admitter
@@ -102,6 +103,7 @@ class AirflowServices(HostServices):
         self.store = get_store()
         self._of_task = of_task
         self._catalog = CatalogFolders(self.settings.catalog_folders)
+        self._connections = Connections()
         self._targets: dict[tuple[str, str | None, Limits], tuple[float, Target]] = {}
         self._reading: dict[tuple[str, str | None, Limits], asyncio.Lock] = {}
 
@@ -124,7 +126,7 @@ class AirflowServices(HostServices):
         async with self._reading.setdefault(key, asyncio.Lock()):
             found = self._targets.get(key)
             if found is None or time.monotonic() - found[0] > CONNECTION_TTL_S:
-                target = await fetch_target(key[0], _connection, limits=key[2], user=key[1])
+                target = await fetch_target(key[0], self._connections.get, limits=key[2], user=key[1])
                 found = self._targets[key] = (time.monotonic(), target)
             return found[1]
 
@@ -174,7 +176,7 @@ class AirflowServices(HostServices):
         from airavata_provider.monitors.base import MonitorContext
         from airavata_provider.monitors.keeper import ensure_keeper
 
-        ensure_keeper(MonitorContext(self.store, self.catalog, _connection))
+        ensure_keeper(MonitorContext(self.store, self.catalog, self._connections.get))
 
     async def close(self) -> None:
         """Let go of connections and the database; for hosts whose loop ends with the task."""
@@ -186,20 +188,8 @@ class AirflowServices(HostServices):
         await stop_keeper()
         await stop_reconciler()
         await close_pool()
+        await self._connections.close()
         await close_store()
-
-
-async def _connection(conn_id: str) -> Any:
-    from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
-    try:
-        return await BaseHook.aget_connection(conn_id)
-    except AirflowNotFoundException as error:
-        raise ConfigurationError(
-            f"there is no Airflow connection {conn_id!r}",
-            advice="make it (type ssh, airavata_ssh or imap), or correct the catalog's entry that names it",
-        ) from error
 
 
 _services: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, AirflowServices]] = WeakKeyDictionary()
