@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from airavata_provider.jobs.cancels import call_off, canceled_news
-from airavata_provider.jobs.engine import WRITES, translated
+from airavata_provider.jobs.engine import WRITES, persist, translated
 from airavata_provider.jobs.grants import begun
 from airavata_provider.jobs.limits import Limits
 from airavata_provider.jobs.placing import PlaceLoad, Recent
@@ -101,10 +101,13 @@ class Admissions(Records):
     async def recent(self, resources: Collection[str]) -> Recent:
         """What is known of those resources' queues of late."""
 
+        async def look() -> Recent:
+            async with self._engine.connect() as connection:
+                return await read_recent(connection, resources, datetime.now(UTC))
+
         async def work() -> Recent:
             with translated("looking at how queues are"):
-                async with self._engine.connect() as connection:
-                    return await read_recent(connection, resources, datetime.now(UTC))
+                return await persist(look, self._patience_s)
 
         return await self._unbroken.run(work())
 

@@ -10,9 +10,12 @@ Imports no Airflow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import chain, repeat
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import (
@@ -27,7 +30,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from airavata_provider.errors import AiravataError, ConfigurationError, StoreError
 
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+
 BUSY_TIMEOUT_MS = 30_000
+RETRY_AFTER_S = (0.05, 0.2, 0.5, 1.0, 2.0)
+"""Pauses before work is tried again when the database stumbles, in seconds."""
+LATER_S = 5.0
+"""Each pause after those."""
+PATIENCE_S = sum(RETRY_AFTER_S)
+"""How long work is tried again where somebody waits for an answer, in seconds of pauses."""
 WRITES = "airavata_writes"
 """Execution option of connections that will write."""
 
@@ -121,6 +133,41 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     return isinstance(error, OperationalError | OSError | TimeoutError)
+
+
+def pauses(patience_s: float) -> Iterator[float]:
+    """The pauses between tries that add up to no more than that."""
+    left = patience_s
+    for pause in chain(RETRY_AFTER_S, repeat(LATER_S)):
+        left -= pause
+        if left < -0.001:
+            return
+        yield pause
+
+
+async def persist(
+    work: Callable[[], Awaitable[T]], patience_s: float, passes: Callable[[Exception], bool] = is_passing
+) -> T:
+    """Do it, and again when the database stumbled: work that may be done twice.
+
+    :param passes: whether an error is one after which it may go well
+    :raises Exception: what the last try raised
+    """
+    for pause in pauses(patience_s):
+        try:
+            return await work()
+        except Exception as error:
+            if not passes(error):
+                raise
+            stumbled(error, pause)
+        await asyncio.sleep(pause)
+    return await work()
+
+
+def stumbled(error: Exception, pause_s: float) -> None:
+    """Say that the database does not answer, once that is worth a word."""
+    if pause_s >= 1.0:
+        _LOG.warning("%s; tried again in %g s", store_error("the database does not answer", error), pause_s)
 
 
 @contextmanager

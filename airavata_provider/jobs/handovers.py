@@ -8,7 +8,6 @@ Imports no Airflow.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -18,10 +17,9 @@ from sqlalchemy import RowMapping, Select, and_, exists, insert, select, union, 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from airavata_provider.jobs.engine import WRITES, is_passing, translated
+from airavata_provider.jobs.engine import WRITES, is_passing, persist, translated
 from airavata_provider.jobs.tables import handover, job
 from airavata_provider.jobs.unbroken import Unbroken
-from airavata_provider.jobs.writer import RETRY_AFTER_S
 from airavata_provider.models.split import Handover, HandoverState
 
 
@@ -29,9 +27,11 @@ class Handovers:
     """The table of them.
 
     :param engine: the store's
+    :param patience_s: how long reads and writes are tried again when the database does not answer
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, patience_s: float) -> None:
+        self._patience_s = patience_s
         self._engine = engine
         self._writes = engine.execution_options(**{WRITES: True})
         self._unbroken = Unbroken()
@@ -105,17 +105,13 @@ class Handovers:
     ) -> Handover:
         """:meth:`_change`, again after what passes; all may be done twice."""
 
+        def passes(error: Exception) -> bool:
+            # Inserted by another process between our look and our insert: the next look sees it.
+            return is_passing(error) or isinstance(error, IntegrityError)
+
         async def do() -> Handover:
             with translated(doing):
-                for pause in RETRY_AFTER_S:
-                    try:
-                        return await self._change(key, decide, or_insert=or_insert)
-                    except Exception as error:
-                        # Inserted by another process between our look and our insert: the next look sees it.
-                        if not (is_passing(error) or isinstance(error, IntegrityError)):
-                            raise
-                    await asyncio.sleep(pause)
-                return await self._change(key, decide, or_insert=or_insert)
+                return await persist(lambda: self._change(key, decide, or_insert=or_insert), self._patience_s, passes)
 
         return await self._unbroken.run(do())
 
@@ -136,10 +132,13 @@ class Handovers:
             return new
 
     async def _read(self, query: Select[Any]) -> list[Handover]:
+        async def look() -> list[Handover]:
+            async with self._engine.connect() as connection:
+                return [_handover(row) for row in (await connection.execute(query)).mappings()]
+
         async def do() -> list[Handover]:
             with translated("looking for second runs"):
-                async with self._engine.connect() as connection:
-                    return [_handover(row) for row in (await connection.execute(query)).mappings()]
+                return await persist(look, self._patience_s)
 
         return await self._unbroken.run(do())
 

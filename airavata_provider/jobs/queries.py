@@ -34,8 +34,8 @@ _THERE = (tables.job.c.native_id.is_not(None), tables.job.c.size.is_(None))
 class Queries(Records):
     """See the module; :class:`~airavata_provider.jobs.store.JobStore` is the whole."""
 
-    def __init__(self, url: str, pool_size: int) -> None:
-        super().__init__(url, pool_size)
+    def __init__(self, url: str, pool_size: int, patience_s: float) -> None:
+        super().__init__(url, pool_size, patience_s)
         self._attempts = Gatherer[TaskIdentity, list[Job]](self._attempts_of, list)
 
     async def close(self) -> None:

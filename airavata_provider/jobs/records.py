@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy import RowMapping, Select, select, tuple_
 
 from airavata_provider.jobs import tables
-from airavata_provider.jobs.engine import make_async_engine, translated
+from airavata_provider.jobs.engine import make_async_engine, persist, translated
 from airavata_provider.jobs.gather import Gatherer
 from airavata_provider.jobs.rows import availability_from, placement_from
 from airavata_provider.jobs.unbroken import Unbroken
@@ -32,9 +32,10 @@ T = TypeVar("T")
 class Records:
     """See the module; :class:`~airavata_provider.jobs.store.JobStore` is the whole."""
 
-    def __init__(self, url: str, pool_size: int) -> None:
+    def __init__(self, url: str, pool_size: int, patience_s: float) -> None:
         self._engine = make_async_engine(url, pool_size)
-        self._writer = GroupWriter(self._engine)
+        self._patience_s = patience_s
+        self._writer = GroupWriter(self._engine, patience_s)
         # Reads stand in line here, where nothing runs out; one connection is left to whoever writes.
         self._room = asyncio.Semaphore(max(1, pool_size - 1))
         self._unbroken = Unbroken()
@@ -147,12 +148,15 @@ class Records:
 
     async def _read(self, doing: str, query: Select[Any]) -> Sequence[RowMapping]:
         """Rows of a query. It ends on its own connection even when nobody waits for it any more: a connection
-        that is left in the middle of a query is lost to the pool."""
+        that is left in the middle of a query is lost to the pool. Tried again when the database stumbles."""
+
+        async def look() -> Sequence[RowMapping]:
+            async with self._room, self._engine.connect() as connection:
+                rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
+            return rows
 
         async def read() -> Sequence[RowMapping]:
             with translated(doing):
-                async with self._room, self._engine.connect() as connection:
-                    rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
-            return rows
+                return await persist(look, self._patience_s)
 
         return await self._unbroken.run(read())

@@ -19,6 +19,7 @@ from airavata_provider.errors import DeadlineExceeded, JobUnknown, StoreError
 from airavata_provider.jobs.admissions import Admissions
 from airavata_provider.jobs.arrays import elements_of
 from airavata_provider.jobs.cancels import ask_for_end, canceled_news
+from airavata_provider.jobs.engine import PATIENCE_S
 from airavata_provider.jobs.handovers import Handovers
 from airavata_provider.jobs.host_uses import HostUses
 from airavata_provider.jobs.mail_folders import MailFolders
@@ -48,14 +49,17 @@ class JobStore(Queries, Admissions):
     :param watch_interval: seconds between two looks for changed jobs while someone waits and the database does not
         tell of them
     :param pool_size: connections to the database at most, one more for its notifications
+    :param patience_s: how long reads and writes are tried again when the database does not answer
     :raises ConfigurationError: another kind of URL
     """
 
-    def __init__(self, url: str, *, watch_interval: float = 0.25, pool_size: int = 5) -> None:
-        super().__init__(url, pool_size)
+    def __init__(
+        self, url: str, *, watch_interval: float = 0.25, pool_size: int = 5, patience_s: float = PATIENCE_S
+    ) -> None:
+        super().__init__(url, pool_size, patience_s)
         postgres = self._engine.dialect.name == "postgresql"
         self.mail_folders = MailFolders(self._engine)
-        self.handovers = Handovers(self._engine)
+        self.handovers = Handovers(self._engine, patience_s)
         self.host_uses = HostUses(self._engine)
         self._watcher = Watcher(
             self.jobs_named,
@@ -322,16 +326,17 @@ class JobStore(Queries, Admissions):
 _STORES: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, JobStore]] = WeakKeyDictionary()
 
 
-def get_store(url: str | None = None) -> JobStore:
+def get_store(url: str | None = None, *, patience_s: float = PATIENCE_S) -> JobStore:
     """The running event loop's store of that URL, made at the first call.
 
     :param url: None: the deployment's, ``[airavata] sql_alchemy_conn``
+    :param patience_s: what it is made with
     :raises ConfigurationError: neither SQLite nor PostgreSQL
     """
     stores = _STORES.setdefault(asyncio.get_running_loop(), {})
     if url is not None:
         if url not in stores:
-            stores[url] = JobStore(url)
+            stores[url] = JobStore(url, patience_s=patience_s)
         return stores[url]
 
     from airavata_provider.settings import get_settings
@@ -342,6 +347,7 @@ def get_store(url: str | None = None) -> JobStore:
             settings.sql_alchemy_conn,
             watch_interval=settings.watch_interval,
             pool_size=settings.sql_alchemy_pool_size,
+            patience_s=patience_s,
         )
     return stores[settings.sql_alchemy_conn]
 

@@ -23,14 +23,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from airavata_provider.errors import AiravataError, StoreError
-from airavata_provider.jobs.engine import WRITES, is_passing, store_error
+from airavata_provider.jobs.engine import PATIENCE_S, WRITES, is_passing, pauses, store_error, stumbled
 from airavata_provider.jobs.unit import Unit, Work
 
 T = TypeVar("T")
 
 MAX_BATCH = 200
-RETRY_AFTER_S = (0.05, 0.2, 0.5, 1.0, 2.0)
-"""Pauses before a batch is tried again when the database stumbles; after the last, its callers are told."""
 
 
 @dataclass
@@ -40,9 +38,13 @@ class _Item(Generic[T]):
 
 
 class GroupWriter:
-    """Writes through one engine, in one event loop."""
+    """Writes through one engine, in one event loop.
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    :param patience_s: how long a batch is tried again when the database stumbles; then its callers are told
+    """
+
+    def __init__(self, engine: AsyncEngine, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self._engine = engine.execution_options(**{WRITES: True})
         self._pending: list[_Item[Any]] = []
         self._task: asyncio.Task[None] | None = None
@@ -83,8 +85,9 @@ class GroupWriter:
 
     async def _write_batch(self, batch: list[_Item[Any]]) -> None:
         failure: Exception | None = None
-        for pause in (0.0, *RETRY_AFTER_S):
+        for pause in (0.0, *pauses(self._patience_s)):
             if failure is not None:
+                stumbled(failure, pause)
                 await asyncio.sleep(pause)
             try:
                 outcomes = await self._transaction([item.work for item in batch])

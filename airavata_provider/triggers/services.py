@@ -34,6 +34,10 @@ CONNECTION_TTL_S = 60.0
 """How long a Connection read from Airflow is used before it is read again: each read is a call to the
 supervisor, one at a time."""
 
+STORE_PATIENCE_S = 300.0
+"""How long a task waits for a database that does not answer, before it fails: a server is restarted, or another one
+takes its place."""
+
 
 class HostServices(Services):
     """What the host itself needs beyond what tasks are given."""
@@ -100,7 +104,7 @@ class AirflowServices(HostServices):
         from airavata_provider.settings import get_settings
 
         self.settings = get_settings()
-        self.store = get_store()
+        self.store = get_store(patience_s=STORE_PATIENCE_S)
         self._of_task = of_task
         self._catalog = CatalogFolders(self.settings.catalog_folders)
         self._connections = Connections()

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
-import psycopg
 import pytest
 from airflow.sdk import Connection
 from imapclient import IMAPClient
@@ -30,6 +29,7 @@ from airavata_provider.monitors.base import MonitorContext
 from airavata_provider.monitors.mail.monitor import MailMonitor
 from airavata_provider.monitors.mail.reader import BATCH
 from tests.bed import Bed
+from tests.integration.databases import database_away
 from tests.mailboxes import BOX, Maildir, counts, known_job, maildir, mailed, message, reading, told, until
 
 
@@ -352,19 +352,6 @@ async def test_each_message_is_one_event_whoever_is_killed(bed: Bed, box: Maildi
         states = sorted(each.state for each in await mailed(store, name))
         assert states == [JobState.ACTIVE, JobState.COMPLETE], name
     await store.close()
-
-
-@contextlib.contextmanager
-def database_away(bed: Bed, url: str) -> Iterator[None]:
-    """That database as others see it while its server is started again: connections end, and none begins."""
-    name = url.rpartition("/")[2]
-    with psycopg.connect(bed.postgres_url, autocommit=True) as connection:
-        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        try:
-            yield
-        finally:
-            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
 async def over(store: JobStore, names: list[str]) -> bool:

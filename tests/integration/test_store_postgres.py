@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta, tzinfo
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from airavata_provider.errors import StoreError
 from airavata_provider.jobs import host_uses
 from airavata_provider.jobs.store import JobStore
-from airavata_provider.models.job import JobState
+from airavata_provider.models.job import Effect, JobState
+from tests.bed import Bed
+from tests.integration.databases import database_away
 from tests.unit.jobs.array_contract import ArrayContract
 from tests.unit.jobs.attempt_contract import AttemptContract
 from tests.unit.jobs.factory import make_event
@@ -96,6 +99,26 @@ class TestPostgreSQL(StoreContract):
             await waiting
             await store.append(make_event(JobState.COMPLETE, 3))
             await ended
+        await patient.close()
+
+    async def test_a_database_that_is_away_for_a_while(self, url: str, store: JobStore, bed: Bed) -> None:
+        """Whoever has the patience gets his answer, of reads and writes alike."""
+        await self.submitted_job(store)
+        patient = JobStore(url, patience_s=120)
+        with database_away(bed, url):
+            work: list[asyncio.Future[Any]] = [
+                asyncio.ensure_future(patient.job("a1")),
+                asyncio.ensure_future(patient.append(make_event(JobState.ACTIVE, 2))),
+                asyncio.ensure_future(patient.handovers.due()),
+                asyncio.ensure_future(patient.recent(["cluster"])),
+            ]
+            with pytest.raises(StoreError, match="reading jobs"):
+                await store.job("a1")
+            done, _ = await asyncio.wait(work, timeout=1)
+            assert not done
+        async with asyncio.timeout(60):
+            job, effect, due, _ = await asyncio.gather(*work)
+        assert (job.name, effect, due) == ("a1", Effect.APPLIED, [])
         await patient.close()
 
     async def test_connections_cut_under_way(self, url: str, store: JobStore) -> None:

@@ -86,7 +86,7 @@ async def test_several_hosts_are_looked_up_at_once(
     """Airflow ends a task that looks at a Connection's extra while another of its coroutines waits for an answer."""
     store = JobStore(f"sqlite:///{tmp_path}/jobs.db")
     monkeypatch.setattr(settings, "get_settings", Settings)
-    monkeypatch.setattr(store_module, "get_store", lambda: store)
+    monkeypatch.setattr(store_module, "get_store", lambda **_: store)
     services = AirflowServices(of_task=True)
     hosts = await asyncio.gather(*(services.host(Reachable(connection=name)) for name in NAMES))
     assert [host.name for host in hosts] == [f"ada@{name}.example.org:22" for name in NAMES]

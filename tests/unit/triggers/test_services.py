@@ -22,7 +22,7 @@ async def test_all_processes_share_a_hosts_limits(
 ) -> None:
     store = JobStore(f"sqlite:///{tmp_path}/jobs.db")
     monkeypatch.setattr(settings, "get_settings", Settings)
-    monkeypatch.setattr(store_module, "get_store", lambda: store)
+    monkeypatch.setattr(store_module, "get_store", lambda **_: store)
     services = AirflowServices(of_task=of_task)
 
     async def target(resource: Reachable) -> Target:
@@ -34,3 +34,10 @@ async def test_all_processes_share_a_hosts_limits(
     assert places is not None
     assert (places._ledger, places._modest) == (store.host_uses, of_task)
     await store.close()
+
+
+async def test_a_task_waits_for_a_database_that_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A monitor is not tried again."""
+    monkeypatch.setattr(settings, "get_settings", lambda: Settings(sql_alchemy_conn="sqlite://"))
+    assert AirflowServices().store._patience_s >= 120
+    await store_module.close_store()
