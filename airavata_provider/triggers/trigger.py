@@ -27,6 +27,9 @@ CLASSPATH = "airavata_provider.triggers.trigger.TaskTrigger"
 MESSAGE_LIMIT = 4000
 """Characters of an error that travel to the worker."""
 
+XCOM_AGAIN_S = (1.0, 2.0, 5.0, 10.0, 20.0, 20.0)
+"""Pauses before an XCom is written again that could not be, in seconds."""
+
 # Loggers of libraries inherit the task's log through the context; ours carries the package's name.
 _LOG = logging.getLogger("airavata_provider.task")
 
@@ -135,21 +138,12 @@ class TaskTrigger(BaseTrigger):
 
         The last task's result is the return value, each of its entries is an XCom of its own as well.
         """
-        from airflow.sdk.bases.xcom import BaseXCom
-
         ti = self.task_instance
         if ti is None or not results:
             return
         result = dict(list(results.values())[-1])
         for key, value in {**result, "return_value": result}.items():
-            await BaseXCom.aset(
-                key,
-                value,
-                dag_id=ti.dag_id,
-                task_id=ti.task_id,
-                run_id=ti.run_id,
-                map_index=-1 if ti.map_index is None else ti.map_index,
-            )
+            await _set_xcom(ti, key, value)
 
     async def on_kill(self) -> None:
         """A person acted on the task. Only one who marked it failed wants its job to end.
@@ -187,3 +181,19 @@ def _dag_run(ti: Any) -> Any:
     """The run, as it came with the trigger: the template context would validate all params anew."""
     from_server = getattr(ti, "_ti_context_from_server", None)
     return from_server.dag_run if from_server is not None else ti.get_template_context()["dag_run"]
+
+
+async def _set_xcom(ti: Any, key: str, value: Any) -> None:
+    """Write it, again while Airflow's database does not answer: what the task did must not be for nothing."""
+    from airflow.sdk.bases.xcom import BaseXCom
+    from airflow.sdk.exceptions import AirflowRuntimeError
+
+    place = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id}
+    map_index = -1 if ti.map_index is None else ti.map_index
+    for pause_s in XCOM_AGAIN_S:
+        try:
+            return await BaseXCom.aset(key, value, **place, map_index=map_index)
+        except AirflowRuntimeError as error:
+            _LOG.warning("The XCom %s is not written yet; again in %g s: %s", key, pause_s, error)
+        await asyncio.sleep(pause_s)
+    return await BaseXCom.aset(key, value, **place, map_index=map_index)

@@ -1,4 +1,5 @@
-"""kill -9 in the middle of thirty experiments of each pattern: all end well, each job is on SLURM's record once."""
+"""kill -9 of all of Airflow and of sshd, and a job store that is away, in the middle of thirty experiments of each
+pattern: all end well, each job is on SLURM's record once."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import psutil
 
 from tests.airflow_instance import TUNED, free_port
 from tests.bed import Bed
+from tests.databases import database_away
 from tests.deployment import TEXT, make_site
 
 EXPERIMENTS = 30
@@ -26,7 +28,7 @@ def test_every_process_may_be_killed(bed: Bed, make_database: Callable[[], str],
     (folder := tmp_path / "site").mkdir()
     with (
         own_sshd(bed, tmp_path / "sshd") as (sshd, place),
-        make_site(place, folder, make_database(), make_database(), settings=TUNED, triggerers=1) as site,
+        make_site(place, folder, make_database(), store := make_database(), settings=TUNED, triggerers=1) as site,
     ):
         airflow = site.airflow
         # The test bed's SLURM remembers jobs of earlier runs by their names, which follow from these ids.
@@ -50,8 +52,13 @@ def test_every_process_may_be_killed(bed: Bed, make_database: Callable[[], str],
         time.sleep(1)
         sshd.start()
         airflow.restart("triggerer")
+        airflow.restart("dag-processor")
+        with database_away(bed, store):
+            time.sleep(5)
         airflow.wait("more jobs are submitted", lambda: all_submitted(EXPERIMENTS // 2), timeout=400, every=2)
         airflow.restart("scheduler")
+        airflow.restart("api-server")
+        airflow.wait("the API server is back", lambda: "scheduler" in airflow.health(), timeout=240)
         sshd.kill()
         airflow.restart("triggerer")
         sshd.start()

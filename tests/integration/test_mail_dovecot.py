@@ -29,7 +29,7 @@ from airavata_provider.monitors.base import MonitorContext
 from airavata_provider.monitors.mail.monitor import MailMonitor
 from airavata_provider.monitors.mail.reader import BATCH
 from tests.bed import Bed
-from tests.integration.databases import database_away
+from tests.databases import database_away
 from tests.mailboxes import BOX, Maildir, counts, known_job, maildir, mailed, message, reading, told, until
 
 

@@ -12,7 +12,7 @@ from airavata_provider.jobs import host_uses
 from airavata_provider.jobs.store import JobStore
 from airavata_provider.models.job import Effect, JobState
 from tests.bed import Bed
-from tests.integration.databases import database_away
+from tests.databases import database_away
 from tests.unit.jobs.array_contract import ArrayContract
 from tests.unit.jobs.attempt_contract import AttemptContract
 from tests.unit.jobs.factory import make_event

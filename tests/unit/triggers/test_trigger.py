@@ -7,10 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from airavata_provider.errors import AiravataError, ConnectFailed, JobFailed
 from airavata_provider.triggers import host
+from airavata_provider.triggers import trigger as trigger_module
 from airavata_provider.triggers.host import Skipped
 from airavata_provider.triggers.trigger import MESSAGE_LIMIT, TaskTrigger
 
@@ -103,3 +107,34 @@ async def test_only_a_task_marked_failed_ends_its_job(
     monkeypatch.setattr(TaskTrigger, "_state", state_of)
     await trigger.on_kill()
     assert bool(asked) is cancelled
+
+
+@pytest.mark.parametrize(("refusals", "ends"), [(2, TaskSuccessEvent), (3, TaskFailedEvent)])
+async def test_an_xcom_that_is_not_taken_is_written_again(
+    monkeypatch: pytest.MonkeyPatch, refusals: int, ends: type[TriggerEvent]
+) -> None:
+    """The job has completed: that Airflow's database is away for a moment must not make a failure of it."""
+    left, written = refusals, {}
+
+    async def aset(key: str, value: Any, **place: Any) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR))
+        written[key] = value
+
+    async def run_segment(segment: Any) -> dict[str, Any]:
+        return {"monitor": {"state": "COMPLETE"}}
+
+    async def expect_retry(segment: Any) -> None:
+        pass
+
+    monkeypatch.setattr(BaseXCom, "aset", aset)
+    monkeypatch.setattr(trigger_module, "XCOM_AGAIN_S", (0.0, 0.0))
+    trigger = hosting(monkeypatch, None)
+    monkeypatch.setattr(host, "run_segment", run_segment)
+    monkeypatch.setattr(host, "expect_retry", expect_retry)
+    trigger._task_instance = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=None, try_number=1)
+    assert isinstance(await event_of(trigger), ends)
+    if ends is TaskSuccessEvent:
+        assert written == {"state": "COMPLETE", "return_value": {"state": "COMPLETE"}}
