@@ -1,4 +1,5 @@
-"""How the store's database is opened: URLs, engines, and one place that translates the database's errors.
+"""How the store's database is opened and asked again: URLs, engines, and one place that judges and translates the
+database's errors.
 
 URLs are those a deployment writes (``sqlite:////path``, ``postgresql://…``); the driver is chosen here:
 aiosqlite and psycopg 3 for asynchronous work, the standard library's sqlite3 and psycopg 3 for migrations. On
@@ -26,6 +27,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
     SQLAlchemyError,
 )
+from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from airavata_provider.errors import AiravataError, ConfigurationError, StoreError
@@ -127,12 +129,13 @@ def _prepare(engine: Engine) -> None:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same work may go well in a moment: lost connection, deadlock, a lock held for long."""
+    """Whether the same work may go well in a moment: lost connection, deadlock, a lock held for long, all connections
+    in use."""
     if isinstance(error, OperationalError) and "no such table" in str(error.orig):
         return False
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    return isinstance(error, OperationalError | OSError | TimeoutError)
+    return isinstance(error, OperationalError | OSError | TimeoutError | NoneFree)
 
 
 def pauses(patience_s: float) -> Iterator[float]:

@@ -50,7 +50,11 @@ def run_on_worker(kwargs: Mapping[str, Any], context: Context, *, retries: int) 
         try:
             return await run_segment(Segment(tasks=tasks, run=run, services=get_services(of_task=True), log=_LOG))
         finally:
-            await close_services()
+            try:
+                await close_services()
+            except Exception:
+                # What the task did stands, whatever becomes of its connections.
+                _LOG.exception("Not everything could be closed")
 
     try:
         results = asyncio.run(work())
