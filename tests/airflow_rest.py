@@ -155,7 +155,11 @@ class AirflowREST:
         for ti in self.task_instances(dag_id, run_id):
             if ti["state"] == "failed":
                 where = {"attempt": max(1, ti["try_number"]), "map_index": ti["map_index"]}
-                told.append(f"{ti['task_id']}: {self.log(dag_id, run_id, ti['task_id'], **where)[-3000:]}")
+                try:
+                    log = self.log(dag_id, run_id, ti["task_id"], **where)[-3000:]
+                except AirflowError as error:
+                    log = f"no log: {error}"
+                told.append(f"{ti['task_id']}: {log}")
         return "\n".join(told)
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
