@@ -11,7 +11,6 @@ Imports no Airflow.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from airavata_provider.errors import AiravataError, ConfigurationError, StoreError
+from airavata_provider.jobs.again import again
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -156,15 +156,7 @@ async def persist(
     :param passes: whether an error is one after which it may go well
     :raises Exception: what the last try raised
     """
-    for pause in pauses(patience_s):
-        try:
-            return await work()
-        except Exception as error:
-            if not passes(error):
-                raise
-            stumbled(error, pause)
-        await asyncio.sleep(pause)
-    return await work()
+    return await again(work, pauses(patience_s), passes, stumbled)
 
 
 def stumbled(error: Exception, pause_s: float) -> None:

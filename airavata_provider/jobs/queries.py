@@ -78,8 +78,7 @@ class Queries(Records):
         )
         found: dict[TaskIdentity, list[Job]] = {}
         for job in await self._jobs(query):
-            task = TaskIdentity(job.dag_id, job.experiment_id, job.task_id, job.map_index, job.born)
-            found.setdefault(task, []).append(job)
+            found.setdefault(job.task, []).append(job)
         return found
 
     async def unended_before(self, task: TaskIdentity, attempt: int) -> list[Job]:

@@ -24,7 +24,7 @@ from airavata_provider.jobs.handovers import Handovers
 from airavata_provider.jobs.host_uses import HostUses
 from airavata_provider.jobs.mail_folders import MailFolders
 from airavata_provider.jobs.queries import Queries
-from airavata_provider.jobs.unit import Unit, Work, place_of, task_of
+from airavata_provider.jobs.unit import Unit, Work, place_of
 from airavata_provider.jobs.watch import Watcher, listen
 from airavata_provider.models.identity import array_name
 from airavata_provider.models.job import (
@@ -141,7 +141,7 @@ class JobStore(Queries, Admissions):
                 raise ValueError(f"array {job.name} has no elements")
         names = tuple(job.name for job, _ in wanted)
         known = max((job.attempt for job in after), default=0)
-        tasks = tuple({task_of(job) for job in after})
+        tasks = tuple({job.task for job in after})
         asked = {name: array_name(name) for name in unless_ending}
         touched = tuple({array for name, array in asked.items() if name != array})
 

@@ -156,7 +156,7 @@ class Unit:
         self.new_jobs.add(job.name)
         if job.array is not None:
             self._move(job.array, None, job)
-        elif (task := task_of(job)) in self._attempts:
+        elif (task := job.task) in self._attempts:
             self._attempts[task] = max(job.attempt, self._attempts[task])
         return job
 
@@ -358,11 +358,6 @@ async def _last_attempts(connection: AsyncConnection, tasks: Collection[TaskIden
     )
     found = {TaskIdentity(*row[:-1]): row.last for row in await connection.execute(query)}
     return {task: found.get(task, 0) for task in tasks}
-
-
-def task_of(job: Job) -> TaskIdentity:
-    """The submission task that a job belongs to."""
-    return TaskIdentity(job.dag_id, job.experiment_id, job.task_id, job.map_index, job.born)
 
 
 def _slices(rows: Sequence[T]) -> Iterable[Sequence[T]]:

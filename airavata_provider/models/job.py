@@ -13,7 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from airavata_provider.models.identity import array_name
+from airavata_provider.models.identity import TaskIdentity, array_name
 from airavata_provider.models.outcome import Outcome
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -201,6 +201,11 @@ class Job:
     born: str = ""
     waiter: str = ""
     offset: int = 0
+
+    @property
+    def task(self) -> TaskIdentity:
+        """The submission task that it belongs to."""
+        return TaskIdentity(self.dag_id, self.experiment_id, self.task_id, self.map_index, self.born)
 
     @property
     def place(self) -> int | None:

@@ -153,12 +153,7 @@ def as_array(elements: Sequence[Any], directory: str, throttle: int | None) -> A
 async def elements_of(store: JobStore, jobs: Iterable[Job]) -> dict[tuple[str, int], list[Job]]:
     """The elements of those arrays' tasks, by task id and map index, each as its last attempt left it."""
     arrays = {(job.task_id, job.map_index): job for job in jobs if job.size is not None}
-    return {
-        key: await store.latest_elements(
-            TaskIdentity(job.dag_id, job.experiment_id, job.task_id, job.map_index, job.born)
-        )
-        for key, job in arrays.items()
-    }
+    return {key: await store.latest_elements(job.task) for key, job in arrays.items()}
 
 
 def named(places: Iterable[int]) -> str:

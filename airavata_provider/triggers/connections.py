@@ -10,13 +10,12 @@ was asked nor tells two apart:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airavata_provider.errors import ConfigurationError
+from airavata_provider.jobs.again import again
 from airavata_provider.jobs.unbroken import Unbroken
 
 if TYPE_CHECKING:
@@ -90,8 +89,8 @@ async def _find(conn_id: str) -> Connection:
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
 
-    for pause_s in AGAIN_S:
-        with suppress(AirflowNotFoundException):
-            return await BaseHook.aget_connection(conn_id)
-        await asyncio.sleep(pause_s)
-    return await BaseHook.aget_connection(conn_id)
+    return await again(
+        lambda: BaseHook.aget_connection(conn_id),
+        AGAIN_S,
+        lambda error: isinstance(error, AirflowNotFoundException),
+    )

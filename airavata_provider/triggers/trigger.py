@@ -188,12 +188,17 @@ async def _set_xcom(ti: Any, key: str, value: Any) -> None:
     from airflow.sdk.bases.xcom import BaseXCom
     from airflow.sdk.exceptions import AirflowRuntimeError
 
+    from airavata_provider.jobs.again import again
+
     place = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id}
     map_index = -1 if ti.map_index is None else ti.map_index
-    for pause_s in XCOM_AGAIN_S:
-        try:
-            return await BaseXCom.aset(key, value, **place, map_index=map_index)
-        except AirflowRuntimeError as error:
-            _LOG.warning("The XCom %s is not written yet; again in %g s: %s", key, pause_s, error)
-        await asyncio.sleep(pause_s)
-    return await BaseXCom.aset(key, value, **place, map_index=map_index)
+
+    def told(error: Exception, pause_s: float) -> None:
+        _LOG.warning("The XCom %s is not written yet; again in %g s: %s", key, pause_s, error)
+
+    await again(
+        lambda: BaseXCom.aset(key, value, **place, map_index=map_index),
+        XCOM_AGAIN_S,
+        lambda error: isinstance(error, AirflowRuntimeError),
+        told,
+    )
